@@ -1,0 +1,84 @@
+# Every target that tests or measures real processes needs root and Linux.
+
+BIN      := bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX   ?= /usr/local
+RUN      ?= .
+BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+# Programs that the tests, and more programs that the other targets, run. What
+# they are is pinned by tools/*/go.mod.
+TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl gotestsum
+BENCH_TOOLS := runc buildkitd buildctl registry
+DEMO_TOOLS  := runc registry
+MORE_TOOLS  := buildkitd buildx golangci-lint benchstat
+ALL_TOOLS   := $(sort $(TEST_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
+
+BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
+TEST_DEBS  := $(BUILD_DEBS) busybox-static curl e2fsprogs iproute2 openssh-client procps util-linux
+
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(BIN)/tools:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##### Programs
+
+.PHONY: build
+build: ## Build bin/kilnd and bin/kiln, static
+	CGO_ENABLED=0 go build $(BUILD_FLAGS) -o $(BIN)/ ./cmd/...
+
+.PHONY: install
+install: build ## Install them below PREFIX (/usr/local)
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/kilnd $(BIN)/kiln
+
+.PHONY: tools
+tools: build-debs $(ALL_TOOLS:%=$(BIN)/tools/%) ## Build every pinned program that tests, lint and bench use
+
+$(BIN)/tools/%: $(wildcard tools/*/go.mod)
+	nice tools/build $* $(BIN)/tools
+
+.PHONY: build-debs test-debs
+build-debs:
+	@tools/apt.sh $(BUILD_DEBS)
+test-debs:
+	@tools/apt.sh $(TEST_DEBS)
+
+##### Checks
+
+.PHONY: test
+test: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run all tests, with real daemons; installs what they need
+	gotestsum --format pkgname -- -timeout 20m ./...
+
+.PHONY: test-race
+test-race: test-debs $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run the packages' own tests under the race detector
+	gotestsum --format pkgname -- -race -timeout 20m $$(go list ./... | grep -v /integration)
+
+.PHONY: lint
+lint: $(BIN)/tools/golangci-lint ## Run golangci-lint and the import law
+	golangci-lint run ./...
+	go test .
+
+.PHONY: fuzz-short
+fuzz-short: ## Run each fuzz target for 20 seconds
+	tools/fuzz 20s
+
+.PHONY: conformance
+conformance: build ## Run BuildKit's own suites against kilnd (RUN=regexp for a part)
+	integration/conformance/run -run '$(RUN)'
+
+##### Measurements and shows
+
+.PHONY: bench
+bench: test-debs build $(BENCH_TOOLS:%=$(BIN)/tools/%) ## Measure kilnd against buildkitd (BENCH="-case REGEXP -runs N")
+	go run ./integration/bench $(BENCH)
+
+.PHONY: demo
+demo: test-debs build $(DEMO_TOOLS:%=$(BIN)/tools/%) ## Build and run a small web service from nothing
+	contrib/demo/run
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BIN)
