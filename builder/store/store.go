@@ -1,0 +1,61 @@
+// Package store is what the engine asks of containerd: the content, one
+// snapshotter, the leases and the images of one namespace. The engine never
+// asks which backend is behind it; [embedded] runs containerd's libraries in
+// this process, [host] talks to the containerd of this machine.
+//
+// [embedded]: https://pkg.go.dev/github.com/kiln-build/kiln/builder/store/embedded
+// [host]: https://pkg.go.dev/github.com/kiln-build/kiln/builder/store/host
+package store
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+)
+
+// Store is one snapshotter of one containerd namespace with what belongs to
+// it. The fields' methods need a context from [Store.Context]; what they make
+// is collected unless the context carries a lease or something refers to it.
+type Store struct {
+	Content   content.Store
+	Snapshots snapshots.Snapshotter
+	Leases    leases.Manager
+	Images    images.Store
+	Applier   diff.Applier
+	Comparer  diff.Comparer
+
+	// Namespace and Snapshotter are names, as containerd's clients use them.
+	Namespace   string
+	Snapshotter string
+
+	// Host is nil when containerd isn't a process of its own.
+	Host *HostInfo
+
+	// Collect removes everything that nothing refers to and returns when it is
+	// gone. Use [Store.GC].
+	Collect func(ctx context.Context) error
+	// Close gives up the backend. Nothing of the store may be used after it.
+	Close func() error
+}
+
+// HostInfo says which containerd a store belongs to.
+type HostInfo struct {
+	Address string // of the socket, without a scheme
+	UUID    string // made by containerd once for its root directory
+	Version string
+}
+
+// Context returns ctx with the store's namespace set.
+func (s *Store) Context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, s.Namespace)
+}
+
+// GC removes everything that nothing refers to and returns when it is gone.
+func (s *Store) GC(ctx context.Context) error {
+	return s.Collect(s.Context(ctx))
+}
