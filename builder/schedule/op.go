@@ -22,8 +22,9 @@ type Result any
 
 // Op is what a step does. An Op belongs to one build and one step.
 type Op interface {
-	// Key pins what the step is made from and says what the step is. It may
-	// block, for instance to resolve a tag; it is called once per build.
+	// Key pins what the step is made from and says what the step is. It is
+	// called once per build. For a step without inputs it may block, for
+	// instance to resolve a tag; for others it must not.
 	Key(ctx context.Context, job Job) (Key, error)
 	// Run makes the step's outputs from one result for each of the step's
 	// inputs. What it makes belongs to the record that ctx carries. It must
@@ -50,8 +51,8 @@ type Key struct {
 	Inputs []InputKey
 	// Record describes the record that a run will make.
 	Record cache.Description
-	// Transient: the key is new in each build, so binding it is of no use.
-	Transient bool
+	// Worked: pinning did work that a build shows as done, not as cached.
+	Worked bool
 }
 
 // InputKey says how an input counts in the step's keys.
@@ -70,22 +71,23 @@ type Ops interface {
 
 // Records keeps results. Implementations are safe for concurrent use.
 type Records interface {
-	// Lookup returns the record that a key leads to, "" where there is none.
-	// A record it returned stays until Release.
+	// Lookup returns the record that a key leads to, "" where there is none,
+	// and acquires it.
 	Lookup(key cache.Key) (cache.ID, error)
 	// Bind makes keys lead to the record.
 	Bind(id cache.ID, keys ...cache.Key) error
+	// Acquire keeps what the record has, or will have, from being removed
+	// until as many calls of Release. The record need not exist yet.
+	Acquire(id cache.ID)
+	Release(id cache.ID)
+	// Load gives a record's results. It fails with errdefs.ErrNotFound where
+	// the record, or something that it needs, has vanished.
+	Load(ctx context.Context, id cache.ID) ([]Result, error)
 	// Begin returns a context under which what is made belongs to the record
 	// to be. Exactly one of Commit and Abort must follow.
 	Begin(ctx context.Context, id cache.ID) (context.Context, error)
-	// Commit keeps the results as the record's and acquires the record.
-	Commit(ctx context.Context, rec cache.Record, results []Result) error
+	// Commit keeps the results as the record's, and binds the keys to it.
+	Commit(ctx context.Context, rec cache.Record, results []Result, keys ...cache.Key) error
 	// Abort removes what was made since Begin.
 	Abort(id cache.ID)
-	// Load gives a record's results. It fails with errdefs.ErrNotFound where
-	// something that the record needs has vanished.
-	Load(ctx context.Context, id cache.ID) ([]Result, error)
-	// Acquire keeps the record from being removed until as many Releases.
-	Acquire(id cache.ID) bool
-	Release(id cache.ID)
 }

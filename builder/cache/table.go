@@ -1,0 +1,207 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// The database has these buckets:
+//
+//	records: ID  -> Record as JSON
+//	keys:    Key -> ID
+//	bound:   ID + "/" + Key -> nothing, to find the keys of a record
+var (
+	bucketRecords = []byte("records")
+	bucketKeys    = []byte("keys")
+	bucketBound   = []byte("bound")
+)
+
+// Table is the table of keys and records, in a database of its own. It is safe
+// for concurrent use. Writes aren't synced to disk: after a crash of the
+// machine the table must be deleted, after one of the process it is whole.
+type Table struct {
+	db *bolt.DB
+
+	mu    sync.Mutex
+	inUse map[ID]int
+	used  map[ID]use
+}
+
+// use is what is to be added to a record's LastUsed and Uses.
+type use struct {
+	last time.Time
+	n    int
+}
+
+// Open opens the table in a file, which it makes where there is none. A file
+// that is damaged is replaced by an empty table.
+func Open(path string) (*Table, error) {
+	db, err := openDB(path)
+	if damaged(err) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+		db, err = openDB(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cache table %s: %w", path, err)
+	}
+	return &Table{db: db, inUse: map[ID]int{}, used: map[ID]use{}}, nil
+}
+
+func damaged(err error) bool {
+	return errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch)
+}
+
+func openDB(path string) (*bolt.DB, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, Timeout: time.Second})
+	if err != nil {
+		return nil, err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, b := range [][]byte{bucketRecords, bucketKeys, bucketBound} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close writes what is pending and closes the database.
+func (t *Table) Close() error {
+	err := t.flush()
+	return errors.Join(err, t.db.Sync(), t.db.Close())
+}
+
+// Lookup returns the record that the key leads to, "" where there is none, and
+// acquires it. A record that is being removed at the same time may be returned
+// and not be there any more.
+func (t *Table) Lookup(key Key) (ID, error) {
+	var id ID
+	err := t.db.View(func(tx *bolt.Tx) error {
+		id = ID(tx.Bucket(bucketKeys).Get([]byte(key)))
+		if id != "" {
+			t.Acquire(id)
+		}
+		return nil
+	})
+	return id, err
+}
+
+// Bind makes keys lead to a record, in place of what they led to.
+func (t *Table) Bind(id ID, keys ...Key) error {
+	return t.db.Update(func(tx *bolt.Tx) error {
+		if tx.Bucket(bucketRecords).Get([]byte(id)) == nil {
+			return fmt.Errorf("record %s: %w", id, errdefs.ErrNotFound)
+		}
+		return bind(tx, id, keys)
+	})
+}
+
+func bind(tx *bolt.Tx, id ID, keys []Key) error {
+	for _, k := range keys {
+		b := tx.Bucket(bucketKeys)
+		if old := b.Get([]byte(k)); old != nil {
+			if string(old) == string(id) {
+				continue
+			}
+			if err := tx.Bucket(bucketBound).Delete([]byte(string(old) + "/" + string(k))); err != nil {
+				return err
+			}
+		}
+		if err := b.Put([]byte(k), []byte(id)); err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketBound).Put([]byte(string(id)+"/"+string(k)), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Put keeps a record, in place of one with the same ID.
+func (t *Table) Put(r Record) error {
+	return t.db.Update(func(tx *bolt.Tx) error { return put(tx, r) })
+}
+
+func put(tx *bolt.Tx, r Record) error {
+	dt, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketRecords).Put([]byte(r.ID), dt)
+}
+
+// Get returns a record, or errdefs.ErrNotFound.
+func (t *Table) Get(id ID) (Record, error) {
+	var r Record
+	err := t.db.View(func(tx *bolt.Tx) error {
+		dt := tx.Bucket(bucketRecords).Get([]byte(id))
+		if dt == nil {
+			return fmt.Errorf("record %s: %w", id, errdefs.ErrNotFound)
+		}
+		return json.Unmarshal(dt, &r)
+	})
+	return r, err
+}
+
+// Remove forgets a record and its keys, unless it is in use; then it fails with
+// errdefs.ErrFailedPrecondition.
+func (t *Table) Remove(id ID) error {
+	return t.db.Update(func(tx *bolt.Tx) error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.inUse[id] > 0 {
+			return fmt.Errorf("record %s is in use: %w", id, errdefs.ErrFailedPrecondition)
+		}
+		delete(t.used, id)
+		return remove(tx, id)
+	})
+}
+
+func remove(tx *bolt.Tx, id ID) error {
+	prefix := string(id) + "/"
+	c := tx.Bucket(bucketBound).Cursor()
+	for k, _ := c.Seek([]byte(prefix)); k != nil && len(k) > len(prefix) && string(k[:len(prefix)]) == prefix; k, _ = c.Seek([]byte(prefix)) {
+		if err := tx.Bucket(bucketKeys).Delete(k[len(prefix):]); err != nil {
+			return err
+		}
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketRecords).Delete([]byte(id))
+}
+
+// All returns all records, in the order of their IDs.
+func (t *Table) All() ([]Record, error) {
+	if err := t.flush(); err != nil {
+		return nil, err
+	}
+	var all []Record
+	err := t.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketRecords).ForEach(func(_, dt []byte) error {
+			var r Record
+			if err := json.Unmarshal(dt, &r); err != nil {
+				return err
+			}
+			all = append(all, r)
+			return nil
+		})
+	})
+	return all, err
+}

@@ -1,0 +1,111 @@
+package schedule
+
+import (
+	"sync"
+	"time"
+
+	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/graph"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// vertices are the states of a build's steps, as reported. A step that is in
+// several graphs of the build is reported once.
+type vertices struct {
+	sink event.Sink
+	mu   sync.Mutex
+	m    map[digest.Digest]*event.Vertex
+	// ended: the build is closed, nothing is reported any more.
+	ended bool
+}
+
+func newVertices(sink event.Sink) *vertices {
+	return &vertices{sink: sink, m: map[digest.Digest]*event.Vertex{}}
+}
+
+// add reports the steps that are new, as queued.
+func (v *vertices) add(g *graph.Graph) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, s := range g.Steps {
+		if v.m[s.Digest] != nil {
+			continue
+		}
+		x := &event.Vertex{Digest: s.Digest, Name: s.Meta.Name, Group: s.Meta.Group}
+		for _, in := range s.Inputs {
+			x.Inputs = append(x.Inputs, in.Step.Digest)
+		}
+		v.m[s.Digest] = x
+		v.emit(x)
+	}
+}
+
+// start reports that work on a step has begun.
+func (v *vertices) start(d digest.Digest) {
+	v.change(d, func(x *event.Vertex, now time.Time) bool {
+		if x.Started != nil && x.Completed == nil {
+			return false
+		}
+		x.Started, x.Completed, x.Cached, x.Error = &now, nil, false, ""
+		return true
+	})
+}
+
+// cached reports that a step's result was known. A step that had to be worked
+// for, to know so, is reported as done.
+func (v *vertices) cached(d digest.Digest, worked bool) {
+	v.change(d, func(x *event.Vertex, now time.Time) bool {
+		if x.Completed != nil {
+			return false
+		}
+		if x.Started == nil {
+			x.Started = &now
+		}
+		x.Completed, x.Cached = &now, !worked
+		return true
+	})
+}
+
+// complete reports the end of a step.
+func (v *vertices) complete(d digest.Digest, err error) {
+	v.change(d, func(x *event.Vertex, now time.Time) bool {
+		if x.Completed != nil {
+			return false
+		}
+		if x.Started == nil {
+			x.Started = &now
+		}
+		x.Completed = &now
+		if err != nil {
+			x.Error = err.Error()
+		}
+		return true
+	})
+}
+
+// close reports what is unfinished as cancelled.
+func (v *vertices) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := time.Now()
+	for _, x := range v.m {
+		if x.Started != nil && x.Completed == nil {
+			x.Completed, x.Error = &now, "context canceled"
+			v.emit(x)
+		}
+	}
+	v.ended = true
+}
+
+func (v *vertices) change(d digest.Digest, f func(x *event.Vertex, now time.Time) bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if x := v.m[d]; x != nil && !v.ended && f(x, time.Now()) {
+		v.emit(x)
+	}
+}
+
+func (v *vertices) emit(x *event.Vertex) {
+	c := *x
+	v.sink.Emit(&c)
+}
