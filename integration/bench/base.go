@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+)
+
+// base is what all cases stand on: a registry with two images, and a large
+// build context. BASE has a static busybox at /bin; DATA has that and dataSize
+// bytes at /data.
+type base struct {
+	dir      string
+	registry *server
+	host     string // the registry's host:port
+	// files makes the large context once and returns its folder. Builds may
+	// only read it; a case that changes a file changes it for all.
+	files func() (string, error)
+}
+
+const (
+	dataSize     = 300e6
+	contextFiles = 20000
+)
+
+// newBase starts the registry. The images are not there yet, see push.
+func newBase(ctx context.Context, dir string) (*base, error) {
+	b := &base{dir: dir}
+	b.files = sync.OnceValues(func() (string, error) {
+		tree := filepath.Join(dir, "context")
+		return tree, writeTree(tree, contextFiles)
+	})
+	return b, b.startRegistry(ctx)
+}
+
+func (b *base) startRegistry(ctx context.Context) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	b.host = fmt.Sprintf("127.0.0.1:%d", port)
+	config := filepath.Join(b.dir, "registry.yml")
+	text := fmt.Sprintf(`version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: %q}}
+http: {addr: %q}
+`, filepath.Join(b.dir, "registry"), b.host)
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	cmd := exec.Command("registry", "serve", config)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none")
+	if b.registry, err = serve(cmd); err != nil {
+		return err
+	}
+	return b.registry.wait(ctx, func() error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.host+"/v2/", nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		return response.Body.Close()
+	})
+}
+
+// push has the daemon build the two images and push them.
+func (b *base) push(ctx context.Context, d *daemon) error {
+	w, err := newWork(b, d)
+	if err != nil {
+		return err
+	}
+	defer w.remove()
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(w.context, "busybox"), busybox, 0o755); err != nil {
+		return err
+	}
+	if err := writeData(filepath.Join(w.context, "data"), dataSize); err != nil {
+		return err
+	}
+	for name, dockerfile := range map[string]string{
+		"base": "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n",
+		"data": "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nCOPY data /data\n",
+	} {
+		err := w.build(ctx, dockerfile, "--output", fmt.Sprintf("type=image,name=%s/%s:latest,push=true", b.host, name))
+		if err != nil {
+			return fmt.Errorf("base image %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// freePort returns a loopback port that was free a moment ago.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+type options struct {
+	cases []benchCase
+	runs  int
+	dir   string // where the bench's temporary folder is made
+	only  string // a daemon's name, "" for both
+}
+
+// sample is what one run of a case took.
+type sample struct {
+	wall time.Duration
+	cpu  time.Duration // of the daemon and everything below it
+	peak int64         // bytes, see usage
+}
+
+// result holds a case's samples by daemon.
+type result struct {
+	benchCase
+	samples map[string][]sample
+}
+
+// run measures all cases. What was measured before an error is returned with it.
+func run(ctx context.Context, o options) (results []result, err error) {
+	dir, err := os.MkdirTemp(o.dir, "kiln-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	b, err := newBase(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer b.registry.stop()
+
+	var daemons []*daemon
+	defer func() {
+		for _, d := range daemons {
+			err = errors.Join(err, d.remove())
+		}
+	}()
+	for _, kind := range kinds {
+		if o.only != "" && kind.name != o.only {
+			continue
+		}
+		d, err := kind.start(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		daemons = append(daemons, d)
+	}
+	if len(daemons) == 0 {
+		return nil, fmt.Errorf("no daemon is called %q", o.only)
+	}
+	if err := b.push(ctx, daemons[0]); err != nil {
+		return nil, err
+	}
+	for _, c := range o.cases {
+		r, err := c.measure(ctx, b, daemons, o.runs)
+		results = append(results, r)
+		if err != nil {
+			return results, fmt.Errorf("case %s: %w", c.name, err)
+		}
+	}
+	return results, nil
+}
+
+// measure runs one case on each daemon in turns, in alternating order.
+func (c benchCase) measure(ctx context.Context, b *base, daemons []*daemon, runs int) (result, error) {
+	r := result{benchCase: c, samples: map[string][]sample{}}
+	turns := slices.Clone(daemons)
+	for i := range runs {
+		for _, d := range turns {
+			s, err := c.once(ctx, b, d)
+			if err != nil {
+				return r, fmt.Errorf("run %d on %s: %w", i+1, d.name, err)
+			}
+			r.samples[d.name] = append(r.samples[d.name], s)
+			fmt.Fprintf(os.Stderr, "%-18s %-10s run %d: %v, cpu %v, peak %d MB\n", c.name, d.name, i+1,
+				s.wall.Round(time.Millisecond), s.cpu.Round(time.Millisecond), s.peak>>20)
+		}
+		slices.Reverse(turns)
+	}
+	return r, nil
+}
+
+// once makes one sample. The case's repetitions are divided out.
+func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error) {
+	w, err := newWork(b, d)
+	if err != nil {
+		return sample{}, err
+	}
+	defer w.remove()
+	if c.prepare != nil {
+		if err := c.prepare(ctx, w); err != nil {
+			return sample{}, fmt.Errorf("prepare: %w", err)
+		}
+	}
+	before, err := d.resetUsage()
+	if err != nil {
+		return sample{}, err
+	}
+	start := time.Now()
+	for range max(c.repeat, 1) {
+		if err := c.timed(ctx, w); err != nil {
+			return sample{}, err
+		}
+	}
+	wall := time.Since(start)
+	after, err := d.usage()
+	if err != nil {
+		return sample{}, err
+	}
+	n := time.Duration(max(c.repeat, 1))
+	return sample{wall: wall / n, cpu: (after.cpu - before.cpu) / n, peak: after.peak}, nil
+}

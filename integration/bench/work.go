@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// work is the place of one sample: a daemon, a context of its own and names
+// that nothing built before has used.
+type work struct {
+	*base
+	daemon  *daemon
+	context string // an empty folder
+	nonce   string // makes steps new to every cache
+	dir     string
+}
+
+func newWork(b *base, d *daemon) (*work, error) {
+	dir, err := os.MkdirTemp(b.dir, "work-")
+	if err != nil {
+		return nil, err
+	}
+	w := &work{base: b, daemon: d, context: filepath.Join(dir, "context"), dir: dir}
+	w.nonce = strconv.FormatInt(time.Now().UnixNano(), 36)
+	return w, os.Mkdir(w.context, 0o755)
+}
+
+func (w *work) remove() { os.RemoveAll(w.dir) }
+
+// build builds a Dockerfile with the sample's context. In its text, BASE and
+// DATA stand for the registry's images and NONCE for the sample's nonce.
+func (w *work) build(ctx context.Context, dockerfile string, args ...string) error {
+	return w.buildIn(ctx, w.context, dockerfile, args...)
+}
+
+// buildIn is build with another context.
+func (w *work) buildIn(ctx context.Context, tree, dockerfile string, args ...string) error {
+	dir, err := os.MkdirTemp(w.dir, "dockerfile-")
+	if err != nil {
+		return err
+	}
+	text := strings.NewReplacer("BASE", w.host+"/base", "DATA", w.host+"/data", "NONCE", w.nonce).Replace(dockerfile)
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		return err
+	}
+	return w.daemon.buildctl(ctx, append([]string{
+		"build", "--progress=plain", "--frontend=dockerfile.v0",
+		"--local=context=" + tree, "--local=dockerfile=" + dir,
+	}, args...)...)
+}
