@@ -1,0 +1,115 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// command is a call of the runtime that stays in the foreground with one process.
+// The files are the bundle's.
+type command struct {
+	name     string // the process' command, for messages
+	args     []string
+	binary   string
+	logFile  string
+	pidFile  string
+	terminal bool
+	reach    reach
+}
+
+// global are the runtime's options that stand before its command.
+func (c *Runc) global(logFile string) []string {
+	return []string{"--root", c.runtimeDir(), "--log", logFile, "--log-format", "json"}
+}
+
+// command runs r. The container is kept when its cgroup is to be looked at afterwards.
+func (r *run) command(c *Runc) command {
+	cmd := command{
+		name:     r.Args[0],
+		binary:   c.binary,
+		logFile:  filepath.Join(r.bundle, "log.json"),
+		pidFile:  filepath.Join(r.bundle, "pid"),
+		terminal: r.Terminal,
+		reach:    wholeNamespace,
+	}
+	cmd.args = append(c.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
+	if c.cfg.NoPivot {
+		cmd.args = append(cmd.args, "--no-pivot")
+	}
+	if r.Resources.Memory != 0 {
+		cmd.args = append(cmd.args, "--keep")
+	}
+	cmd.args = append(cmd.args, r.ID)
+	return cmd
+}
+
+// call runs the command to its end.
+func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) error {
+	streams, err := openStreams(io, cmd.terminal)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	process := exec.Command(cmd.binary, cmd.args...)
+	process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	process.Stdin, process.Stdout, process.Stderr = streams.stdin, streams.stdout, streams.stderr
+	process.SysProcAttr = ownProcessGroup
+	if err := process.Start(); err != nil {
+		streams.close(ctx)
+		return fmt.Errorf("run OCI runtime: %w", err)
+	}
+	streams.started()
+	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io}
+	w.watch(ctx)
+	streams.close(ctx)
+	return w.result(ctx, cmd)
+}
+
+// result says how the process ended.
+func (w *watcher) result(ctx context.Context, cmd command) error {
+	code := w.process.ProcessState.ExitCode()
+	switch {
+	case w.killed:
+		return fmt.Errorf("run %q: killed: %w", cmd.name, context.Cause(ctx))
+	case w.target == nil:
+		return &StartError{Command: cmd.name, Reason: lastError(cmd.logFile, w.process.ProcessState)}
+	case code < 0:
+		return fmt.Errorf("run %q: OCI runtime was killed: %v", cmd.name, w.process.ProcessState)
+	case code > 0:
+		return &ExitError{Code: code}
+	}
+	return nil
+}
+
+// maxLog bounds what is read of a runtime's log, in bytes.
+const maxLog = 64 << 10
+
+// lastError is the last error in a runtime's log, without the runtime's preamble.
+func lastError(logFile string, state *os.ProcessState) string {
+	reason := fmt.Sprintf("the OCI runtime failed without a message: %v", state)
+	f, err := os.Open(logFile)
+	if err != nil {
+		return reason
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxLog))
+	if err != nil {
+		return reason
+	}
+	for line := range bytes.Lines(text) {
+		var entry struct{ Level, Msg string }
+		if json.Unmarshal(line, &entry) == nil && entry.Level == "error" {
+			reason = entry.Msg
+		}
+	}
+	for _, preamble := range []string{"runc run failed: ", "exec failed: ", "unable to start container process: ", "error during container init: "} {
+		reason = strings.TrimPrefix(reason, preamble)
+	}
+	return reason
+}

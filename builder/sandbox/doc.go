@@ -1,0 +1,21 @@
+// Package sandbox runs one process on a file tree and some mounts, apart from
+// the rest of the machine, and leaves nothing of it behind.
+//
+// A [Spec] says what the process is and what it sees; a [Runner] runs it to its
+// end. [Runc] is the runner that drives an OCI runtime (runc, crun): for each
+// run it writes a bundle, starts the runtime in the foreground and waits.
+//
+//	Spec ─ check ─ user, hosts, resolv.conf, mount points ─ config.json ─ runtime
+//
+// What a run makes on the host lies below Config.StateDir, which belongs on a
+// tmpfs (a run writes a dozen small files, some of them with O_SYNC):
+//
+//	StateDir/runs/ID/      config.json, hosts, resolv.conf, pid, log.json
+//	StateDir/runtime/ID/   the runtime's own state
+//
+// and in the cgroup PARENT/kiln/ID. A run removes all three when it ends,
+// whichever way it ends; [Runc.Reconcile] removes those of a daemon that was killed.
+//
+// The file tree is hostile: paths in it are resolved as a process with that root
+// would resolve them and are only touched through handles that cannot leave it.
+package sandbox

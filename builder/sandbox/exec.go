@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Exec implements Runner.
+func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started func()) (err error) {
+	r, err := c.await(ctx, id)
+	if err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	process, err := c.ociProcess(r, p)
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", id, err)
+	}
+	dir, err := os.MkdirTemp(r.bundle, "exec-")
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", id, err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	cmd := command{
+		name:     p.Args[0],
+		binary:   c.binary,
+		logFile:  filepath.Join(dir, "log.json"),
+		pidFile:  filepath.Join(dir, "pid"),
+		terminal: p.Terminal,
+		reach:    processGroup,
+	}
+	file := filepath.Join(dir, "process.json")
+	if err := writeJSON(file, process); err != nil {
+		return fmt.Errorf("exec in %s: %w", id, err)
+	}
+	cmd.args = append(c.global(cmd.logFile), "exec", "--process", file, "--pid-file", cmd.pidFile, id)
+	if started == nil {
+		started = func() {}
+	}
+	return c.call(ctx, cmd, io, started)
+}
+
+// await returns the run of that id when its process runs.
+func (c *Runc) await(ctx context.Context, id string) (*run, error) {
+	c.mu.Lock()
+	s := c.running[id]
+	c.mu.Unlock()
+	if s == nil {
+		return nil, fmt.Errorf("nothing runs as %q: %w", id, errdefs.ErrNotFound)
+	}
+	select {
+	case <-s.started:
+		return s.run, nil
+	case <-s.ended:
+		return nil, fmt.Errorf("%s has ended: %w", id, errdefs.ErrNotFound)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// ociProcess writes p down for an OCI runtime, with r's values where p has none.
+func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
+	if err := checkCommand(p.Args, p.Env); err != nil {
+		return nil, err
+	}
+	if !p.Security.valid() {
+		return nil, fmt.Errorf("unknown security mode %v", p.Security)
+	}
+	if p.Security == Insecure && r.Security != Insecure {
+		return nil, errors.New("an insecure process needs a sandbox that was started as insecure")
+	}
+	out := &specs.Process{
+		Terminal:     p.Terminal,
+		User:         ociUser(r.owner),
+		Args:         p.Args,
+		Env:          p.Env,
+		Cwd:          r.Cwd,
+		Capabilities: c.base.capabilities(p.Security),
+		Rlimits:      r.rlimits,
+	}
+	if p.Security == Sandboxed {
+		out.ApparmorProfile = c.cfg.AppArmorProfile
+	}
+	if len(p.Env) == 0 {
+		out.Env = r.Env
+	}
+	if p.Cwd != "" {
+		cwd, err := checkedCwd(p.Cwd)
+		if err != nil {
+			return nil, err
+		}
+		out.Cwd = cwd
+	}
+	if p.User != "" {
+		o, err := c.userIn(r, p.User)
+		if err != nil {
+			return nil, err
+		}
+		out.User = ociUser(o)
+	}
+	return out, nil
+}
+
+func (c *Runc) userIn(r *run, name string) (owner, error) {
+	t, err := openTree(r.Root)
+	if err != nil {
+		return owner{}, err
+	}
+	defer t.Close()
+	return lookupUser(t, name)
+}

@@ -1,0 +1,150 @@
+package sandbox
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// run is a checked Spec with all that was looked up and made for it.
+type run struct {
+	Spec
+	bundle  string
+	owner   owner
+	network network
+	rlimits []specs.POSIXRlimit
+}
+
+// ociSpec writes r down for an OCI runtime.
+func (c *Runc) ociSpec(r *run) *specs.Spec {
+	s := &specs.Spec{
+		Version:  specs.Version,
+		Root:     &specs.Root{Path: r.Root, Readonly: r.ReadonlyRoot},
+		Hostname: r.Hostname,
+		Process: &specs.Process{
+			Terminal:        r.Terminal,
+			User:            ociUser(r.owner),
+			Args:            r.Args,
+			Env:             r.Env,
+			Cwd:             r.Cwd,
+			Capabilities:    c.base.capabilities(r.Security),
+			Rlimits:         r.rlimits,
+			ApparmorProfile: c.cfg.AppArmorProfile,
+		},
+		Mounts: c.mounts(r),
+		Linux: &specs.Linux{
+			MaskedPaths:   c.base.masked,
+			ReadonlyPaths: c.base.readonly,
+			CgroupsPath:   c.cgroupPath(r.Spec),
+			Namespaces:    c.namespaces(r.network),
+			Seccomp:       c.base.seccomp,
+			Resources:     ociResources(r.Resources),
+		},
+	}
+	s.Linux.Resources.Devices = c.base.devices
+	if r.Security == Insecure {
+		unrestrict(s, c.cfg.Rootless)
+	}
+	if c.cfg.HostPID {
+		shareProcesses(s)
+	}
+	if c.cfg.Rootless {
+		unprivilege(s)
+	}
+	return s
+}
+
+func ociUser(o owner) specs.User {
+	return specs.User{UID: o.uid, GID: o.gid, AdditionalGids: o.groups}
+}
+
+// capabilities are neither inheritable nor ambient for a sandboxed process: one that
+// is not root has none.
+func (b *baseline) capabilities(s Security) *specs.LinuxCapabilities {
+	if s == Insecure {
+		return &specs.LinuxCapabilities{
+			Bounding: b.allCaps, Effective: b.allCaps, Permitted: b.allCaps,
+			Inheritable: b.allCaps, Ambient: b.allCaps,
+		}
+	}
+	return &specs.LinuxCapabilities{Bounding: b.caps, Effective: b.caps, Permitted: b.caps}
+}
+
+func (c *Runc) namespaces(n network) []specs.LinuxNamespace {
+	ns := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+	}
+	if c.base.cgroupNS {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	if !n.host {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: n.path})
+	}
+	return ns
+}
+
+// mounts are the usual ones, then the Spec's.
+func (c *Runc) mounts(r *run) []specs.Mount {
+	mounts := slices.Clone(c.base.mounts)
+	readonly := []string{"rbind", "ro", "nosuid", "noexec", "nodev"}
+	mounts = append(mounts,
+		specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: filepath.Join(r.bundle, "resolv.conf"), Options: readonly},
+		specs.Mount{Destination: "/etc/hosts", Type: "bind", Source: filepath.Join(r.bundle, "hosts"), Options: readonly},
+		specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
+	)
+	for _, m := range r.Mounts {
+		om := specs.Mount{Destination: m.Target, Type: m.Type, Source: m.Source, Options: m.Options}
+		if m.Type == "bind" && !isBind(Mount{Options: m.Options}) {
+			om.Options = append([]string{"rbind"}, m.Options...)
+		}
+		usual := func(u specs.Mount) bool { return u.Destination == m.Target }
+		if i := slices.IndexFunc(mounts, usual); i >= 0 {
+			mounts[i] = om
+		} else {
+			mounts = append(mounts, om)
+		}
+	}
+	return mounts
+}
+
+// isBind tells whether a mount shows an existing file or directory of the host.
+func isBind(m Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// cgroupPath is PARENT/kiln/ID, or PARENT+ID for a parent in systemd's notation
+// ("x.slice:prefix:").
+func (c *Runc) cgroupPath(s Spec) string {
+	parent := c.cfg.CgroupParent
+	if s.CgroupParent != "" {
+		parent = s.CgroupParent
+	}
+	if strings.Contains(parent, ".slice") && strings.HasSuffix(parent, ":") {
+		return parent + s.ID
+	}
+	return filepath.Join("/", parent, "kiln", s.ID)
+}
+
+func ociResources(r Resources) *specs.LinuxResources {
+	out := &specs.LinuxResources{}
+	if r.Memory != 0 || r.MemorySwap != 0 {
+		out.Memory = &specs.LinuxMemory{Limit: nonzero(r.Memory), Swap: nonzero(r.MemorySwap)}
+	}
+	if r.CPUShares != 0 || r.CPUPeriod != 0 || r.CPUQuota != 0 || r.CpusetCPUs != "" || r.CpusetMems != "" {
+		out.CPU = &specs.LinuxCPU{
+			Shares: nonzero(r.CPUShares), Period: nonzero(r.CPUPeriod), Quota: nonzero(r.CPUQuota),
+			Cpus: r.CpusetCPUs, Mems: r.CpusetMems,
+		}
+	}
+	return out
+}
+
+func nonzero[T int64 | uint64](v T) *T {
+	if v == 0 {
+		return nil
+	}
+	return &v
+}

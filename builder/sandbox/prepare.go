@@ -1,0 +1,111 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// prepare makes the bundle and the mount points of a checked Spec. What it made
+// before an error is in undo too.
+func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) {
+	r := &run{Spec: s, bundle: filepath.Join(c.runsDir(), s.ID)}
+	var err error
+	if r.rlimits, err = c.ociRlimits(s.Ulimits); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(r.bundle, 0o711); err != nil {
+		return nil, fmt.Errorf("make bundle: %w", err)
+	}
+	undo.add(func() error { return os.RemoveAll(r.bundle) })
+	t, err := openTree(s.Root)
+	if err != nil {
+		return nil, err
+	}
+	undo.add(t.Close)
+	if r.owner, err = lookupUser(t, s.User); err != nil {
+		return nil, err
+	}
+	if r.network, err = newNetwork(ctx, s.Network, c.cfg.Network, s.Hostname); err != nil {
+		return nil, err
+	}
+	undo.add(r.network.close)
+	if err := c.writeEtc(r); err != nil {
+		return nil, err
+	}
+	if err := makeMountPoints(t, r, undo); err != nil {
+		return nil, err
+	}
+	undo.add(func() error { return c.remove(ctx, r.Spec.ID) })
+	return r, writeJSON(filepath.Join(r.bundle, "config.json"), c.ociSpec(r))
+}
+
+func (c *Runc) writeEtc(r *run) error {
+	resolv, err := resolvFile("/", r.network, c.cfg.DNS)
+	if err != nil {
+		return err
+	}
+	if err := writeShared(filepath.Join(r.bundle, "resolv.conf"), resolv); err != nil {
+		return err
+	}
+	return writeShared(filepath.Join(r.bundle, "hosts"), hostsFile(r.Hostname, r.ExtraHosts))
+}
+
+// writeShared writes a file that any user of the sandbox can read, whatever the umask.
+func writeShared(name, content string) error {
+	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		return err
+	}
+	return os.Chmod(name, 0o644)
+}
+
+func writeJSON(name string, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, text, 0o600)
+}
+
+// makeMountPoints makes the stubs of r's mounts and its working directory. The mount
+// points of /proc, /dev and /sys are left to the runtime: they stay in the tree, as
+// with other builders.
+func makeMountPoints(t *tree, r *run, undo *undoer) error {
+	s := newStubs(t)
+	undo.add(s.remove)
+	s.hide("/proc", "/dev", "/sys")
+	parents := keepParents
+	if r.RemoveStubsRecursive {
+		parents = removeParents
+	}
+	files := []Mount{
+		{Target: "/etc/resolv.conf", Type: "bind", Source: filepath.Join(r.bundle, "resolv.conf")},
+		{Target: "/etc/hosts", Type: "bind", Source: filepath.Join(r.bundle, "hosts")},
+	}
+	for _, m := range append(files, r.Mounts...) {
+		if err := s.add(m, parents); err != nil {
+			return err
+		}
+	}
+	return makeCwd(t, s, r)
+}
+
+// makeCwd makes the working directory, if the tree is where it belongs: below a
+// mount, or on a read-only root, it is the runtime's to make or to miss.
+func makeCwd(t *tree, s *stubs, r *run) error {
+	cwd, err := t.resolve(r.Cwd)
+	if err != nil {
+		return err
+	}
+	if s.hidden(cwd) {
+		return nil
+	}
+	if err := t.mkdirAll(cwd, r.owner); err != nil && !errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("make working directory %s: %w", r.Cwd, cause(err))
+	}
+	return nil
+}

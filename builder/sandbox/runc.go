@@ -1,0 +1,183 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/apparmor"
+	"github.com/containerd/errdefs"
+)
+
+// Config says how a Runc runs processes. StateDir is required.
+type Config struct {
+	// Binary is the name or path of an OCI runtime; "" is buildkit-runc or runc,
+	// whichever is found first on the PATH.
+	Binary string
+	// StateDir belongs to this Runc alone. It is made if it is absent, and best
+	// lies on a tmpfs.
+	StateDir string
+	// Network is NetworkDefault; nil is the host's network.
+	Network NetworkProvider
+	DNS     DNS
+	// CgroupParent is the cgroup of Specs that have none of their own; "" is the
+	// root. "x.slice:prefix:" is understood too.
+	CgroupParent string
+	// Rootless is for a daemon in a user namespace: no cgroups, no /sys.
+	Rootless bool
+	// HostPID shares the processes of the host, for a daemon that may not mount
+	// /proc. A process can then outlive its parent's kill, and sees the daemon.
+	HostPID bool
+	// NoPivot is for a root on an initramfs.
+	NoPivot bool
+	// AppArmorProfile is the name of a loaded profile for Sandboxed processes.
+	AppArmorProfile string
+}
+
+// Runc runs processes with an OCI runtime's binary.
+type Runc struct {
+	cfg    Config
+	binary string
+	base   *baseline
+
+	mu      sync.Mutex
+	running map[string]*session
+}
+
+var _ Runner = (*Runc)(nil)
+
+// session is a run that can be joined by Exec.
+type session struct {
+	run     *run
+	started chan struct{} // closed when the process runs
+	ended   chan struct{} // closed when it, or the attempt to start it, has ended
+}
+
+// NewRunc checks cfg and makes StateDir. It starts nothing; call Reconcile if
+// another daemon may have died on the same StateDir.
+func NewRunc(cfg Config) (*Runc, error) {
+	binary, err := findRuntime(cfg.Binary)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.StateDir == "" {
+		return nil, errors.New("OCI runtime: no state directory")
+	}
+	if cfg.StateDir, err = filepath.Abs(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(cfg.DNS.check(), checkCgroupParent(cfg.CgroupParent)); err != nil {
+		return nil, err
+	}
+	if cfg.AppArmorProfile != "" && !apparmor.HostSupports() {
+		return nil, fmt.Errorf("AppArmor profile %q: the host has no AppArmor; leave the profile out", cfg.AppArmorProfile)
+	}
+	base, err := newBaseline(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	c := &Runc{cfg: cfg, binary: binary, base: base, running: map[string]*session{}}
+	for _, dir := range []string{c.runsDir(), c.runtimeDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("OCI runtime's state: %w", err)
+		}
+	}
+	return c, nil
+}
+
+func (c *Runc) runsDir() string    { return filepath.Join(c.cfg.StateDir, "runs") }
+func (c *Runc) runtimeDir() string { return filepath.Join(c.cfg.StateDir, "runtime") }
+
+func findRuntime(name string) (string, error) {
+	names := []string{name}
+	if name == "" {
+		names = []string{"buildkit-runc", "runc"}
+	}
+	for _, n := range names {
+		if p, err := exec.LookPath(n); err == nil {
+			return filepath.Abs(p)
+		}
+	}
+	return "", fmt.Errorf("no OCI runtime %q on the PATH: install runc or name one in the configuration: %w", names, errdefs.ErrNotFound)
+}
+
+// Run implements Runner.
+func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err error) {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("run: %w", context.Cause(ctx))
+	}
+	if s, err = s.checked(); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	ses, err := c.enter(s.ID)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer c.leave(s.ID, ses)
+
+	var undo undoer
+	defer func() { err = undo.run(err) }()
+	r, err := c.prepare(ctx, s, &undo)
+	if err != nil {
+		return fmt.Errorf("prepare run: %w", err)
+	}
+	ses.run = r
+	err = c.call(ctx, r.command(c), io, func() {
+		close(ses.started)
+		if started != nil {
+			started()
+		}
+	})
+	return c.explainOOM(r, err)
+}
+
+// enter registers a run under its id.
+func (c *Runc) enter(id string) (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running[id] != nil {
+		return nil, fmt.Errorf("id %s is running: %w", id, errdefs.ErrAlreadyExists)
+	}
+	s := &session{started: make(chan struct{}), ended: make(chan struct{})}
+	c.running[id] = s
+	return s, nil
+}
+
+func (c *Runc) leave(id string, s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(s.ended)
+	delete(c.running, id)
+}
+
+// explainOOM adds the reason to the error of a process that hit its memory limit.
+func (c *Runc) explainOOM(r *run, err error) error {
+	var exit *ExitError
+	if r.Resources.Memory != 0 && errors.As(err, &exit) && oomKilled(c.cgroupPath(r.Spec)) {
+		exit.Err = fmt.Errorf("%w: limit is %d bytes", ErrOutOfMemory, r.Resources.Memory)
+	}
+	return err
+}
+
+// cleanupTimeout bounds one call of the runtime that removes something.
+const cleanupTimeout = 20 * time.Second
+
+// undoer collects what has to be undone, in reverse order.
+type undoer []func() error
+
+func (u *undoer) add(f func() error) { *u = append(*u, f) }
+
+// run undoes everything and adds what went wrong to err.
+func (u undoer) run(err error) error {
+	for i := len(u) - 1; i >= 0; i-- {
+		if e := u[i](); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}

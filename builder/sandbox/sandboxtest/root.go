@@ -1,0 +1,84 @@
+package sandboxtest
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// applets are the commands of busybox that a root has.
+var applets = []string{
+	"sh", "true", "false", "cat", "echo", "sleep", "id", "ls", "pwd", "touch", "mkdir", "mv", "ln", "rm", "env",
+	"hostname", "stat", "kill", "stty", "ip", "mount", "umount", "mknod", "dd", "chmod", "head", "ps", "tail", "grep", "seq", "wc",
+}
+
+// NewRoot returns a directory with a static busybox in /bin and nothing else.
+func NewRoot(tb testing.TB) string {
+	tb.Helper()
+	root := tb.TempDir()
+	if err := os.Chmod(root, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	bin := filepath.Join(root, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	copyFile(tb, busybox(tb), filepath.Join(bin, "busybox"))
+	for _, name := range applets {
+		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return root
+}
+
+func busybox(tb testing.TB) string {
+	tb.Helper()
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		tb.Fatalf("no busybox on the PATH: install a static one (Debian: busybox-static): %v", err)
+	}
+	return path
+}
+
+func copyFile(tb testing.TB, from, to string) {
+	tb.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		tb.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// RuntimeBinary returns the path of runc: from the PATH or from bin/tools of the
+// module that the test is in.
+func RuntimeBinary(tb testing.TB) string {
+	tb.Helper()
+	if path, err := exec.LookPath("runc"); err == nil {
+		return path
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for dir := wd; dir != "/"; dir = filepath.Dir(dir) {
+		path := filepath.Join(dir, "bin", "tools", "runc")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	tb.Fatal("no runc on the PATH nor in bin/tools: run 'make tools'")
+	return ""
+}

@@ -1,0 +1,170 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/console"
+)
+
+// writeGrace is how long a writer may still block after a build was cancelled.
+const writeGrace = time.Second
+
+// streams connect a process of the runtime to an IO: through pipes, or through a
+// terminal that the runtime connects with the one in the sandbox.
+type streams struct {
+	stdin, stdout, stderr *os.File // the runtime's ends; nil is /dev/null
+
+	theirs  []io.Closer // to close when the runtime has them
+	ours    []io.Closer // to close at the end
+	source  io.Reader   // the caller's Stdin
+	term    console.Console
+	pending sync.WaitGroup // copies to the caller's writers
+}
+
+func openStreams(io IO, terminal bool) (*streams, error) {
+	s := &streams{source: io.Stdin}
+	open := s.openPipes
+	if terminal {
+		open = s.openTerminal
+	}
+	if err := open(io); err != nil {
+		s.started()
+		s.closeOurs()
+		return nil, fmt.Errorf("standard streams: %w", err)
+	}
+	return s, nil
+}
+
+func (s *streams) openPipes(io IO) error {
+	var err error
+	if io.Stdin != nil {
+		r, w, perr := os.Pipe()
+		if perr != nil {
+			return perr
+		}
+		s.stdin = r
+		s.own(r, w)
+		go s.feed(w)
+	}
+	if s.stdout, err = s.collect(io.Stdout); err != nil {
+		return err
+	}
+	s.stderr, err = s.collect(io.Stderr)
+	return err
+}
+
+// own notes the runtime's end and ours of a connection.
+func (s *streams) own(theirs, ours io.Closer) {
+	s.theirs = append(s.theirs, theirs)
+	s.ours = append(s.ours, ours)
+}
+
+// feed copies the caller's Stdin to w. It ends with either of them.
+func (s *streams) feed(w io.WriteCloser) {
+	io.Copy(w, s.source) //nolint:errcheck // an input that breaks off is one that ends
+	if s.term == nil {
+		w.Close()
+	}
+}
+
+// collect returns the end of a pipe from which all is copied to dst.
+func (s *streams) collect(dst io.Writer) (*os.File, error) {
+	if dst == nil {
+		return nil, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.own(w, r)
+	s.pending.Go(func() { drain(dst, r) })
+	return w, nil
+}
+
+// drain copies r to dst and, if dst fails, reads on: a process is not stopped by
+// its log's reader.
+func drain(dst io.Writer, r io.Reader) {
+	if _, err := io.Copy(dst, r); err != nil {
+		io.Copy(io.Discard, r) //nolint:errcheck // ends with the process
+	}
+}
+
+func (s *streams) openTerminal(streams IO) error {
+	term, name, err := console.NewPty()
+	if err != nil {
+		return err
+	}
+	s.ours = append(s.ours, term)
+	tty, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	s.theirs = append(s.theirs, tty)
+	s.term, s.stdin, s.stdout, s.stderr = term, tty, tty, tty
+	dst := streams.Stdout
+	if dst == nil {
+		dst = io.Discard
+	}
+	s.pending.Go(func() { drain(dst, term) }) // ends with EIO when the last process closed tty
+	if streams.Stdin != nil {
+		go s.feed(term)
+	}
+	return nil
+}
+
+// resize sets the terminal's size and tells the runtime, which passes it on.
+func (s *streams) resize(size WinSize, runtime *os.Process) {
+	if s.term == nil {
+		return
+	}
+	ws := console.WinSize{Height: uint16(min(size.Rows, 0xffff)), Width: uint16(min(size.Cols, 0xffff))}
+	if s.term.Resize(ws) == nil {
+		runtime.Signal(syscall.SIGWINCH) //nolint:errcheck // it may have just ended
+	}
+}
+
+// started is called when the runtime has its ends of the streams.
+func (s *streams) started() {
+	for _, c := range s.theirs {
+		c.Close()
+	}
+	s.theirs = nil
+}
+
+// close waits until what the process wrote has been passed on, or a little longer
+// than ctx.
+func (s *streams) close(ctx context.Context) {
+	s.started()
+	done := make(chan struct{})
+	go func() {
+		s.pending.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		select {
+		case <-done:
+		case <-time.After(writeGrace):
+		}
+	}
+	s.closeOurs()
+}
+
+func (s *streams) closeOurs() {
+	for _, c := range s.ours {
+		if err := c.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			continue // nothing is lost: the other end is gone
+		}
+	}
+	if c, ok := s.source.(io.Closer); ok {
+		c.Close()
+	}
+}
