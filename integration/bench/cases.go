@@ -65,8 +65,8 @@ func parallelStages(n int) string {
 }
 
 // build is a timed or prepare function.
-func build(dockerfile string, args ...string) func(context.Context, *work) error {
-	return func(ctx context.Context, w *work) error { return w.build(ctx, dockerfile, args...) }
+func build(dockerfile string) func(context.Context, *work) error {
+	return func(ctx context.Context, w *work) error { return w.build(ctx, dockerfile) }
 }
 
 // buildTar builds to an OCI archive in the sample's folder.

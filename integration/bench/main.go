@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -48,7 +49,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	results, err := run(ctx, o)
-	printTable(os.Stdout, results)
+	err = errors.Join(err, printTable(os.Stdout, results))
 	if err == nil && *raw != "" {
 		err = writeRaw(*raw, results)
 	}

@@ -22,8 +22,9 @@ const (
 // server is a long-running process that the bench started.
 type server struct {
 	cmd    *exec.Cmd
-	output bytes.Buffer // read only after exited is closed
 	exited chan struct{}
+	err    error        // of the process, once exited is closed
+	output bytes.Buffer // likewise
 }
 
 // serve starts a server in a session of its own, so that an interrupt from the
@@ -36,7 +37,7 @@ func serve(cmd *exec.Cmd) (*server, error) {
 		return nil, err
 	}
 	go func() {
-		cmd.Wait()
+		s.err = cmd.Wait()
 		close(s.exited)
 	}()
 	return s, nil
@@ -54,10 +55,10 @@ func (s *server) wait(ctx context.Context, ready func() error) error {
 		}
 		select {
 		case <-s.exited:
-			return fmt.Errorf("%s ended while starting: %s", s.cmd.Path, tail(s.output.Bytes()))
+			return fmt.Errorf("%s ended while starting: %w: %s", s.cmd.Path, s.err, tail(s.output.Bytes()))
 		case <-ctx.Done():
-			s.stop()
-			return fmt.Errorf("%s is not ready after %v: %w\n%s", s.cmd.Path, startLimit, err, tail(s.output.Bytes()))
+			err = errors.Join(err, s.stop())
+			return fmt.Errorf("%s is not ready within %v: %w\n%s", s.cmd.Path, startLimit, err, tail(s.output.Bytes()))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -40,8 +40,7 @@ func run(ctx context.Context, o options) (results []result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer b.registry.stop()
-
+	defer func() { err = errors.Join(err, b.registry.stop()) }()
 	var daemons []*daemon
 	defer func() {
 		for _, d := range daemons {

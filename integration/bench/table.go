@@ -26,9 +26,9 @@ var measures = []measure{
 
 // printTable writes for each case and measure the median of each daemon, and
 // the second's divided by the first's.
-func printTable(out io.Writer, results []result) {
+func printTable(out io.Writer, results []result) error {
 	if len(results) == 0 {
-		return
+		return nil
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 1, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "\t")
@@ -48,12 +48,15 @@ func printTable(out io.Writer, results []result) {
 		}
 		fmt.Fprintln(table)
 	}
-	table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "\nMedians. cpu: the daemon and the steps it ran, not the client. peak: the highest resident")
 	fmt.Fprintln(out, "size of the daemon and of what still runs below it, not of steps that ended.")
 	for _, r := range results {
 		fmt.Fprintf(out, "%s: %s\n", r.name, r.what)
 	}
+	return nil
 }
 
 // median returns the median of a measure over a daemon's samples, NaN without any.

@@ -28,13 +28,15 @@ func TestPrintTable(t *testing.T) {
  half |       150     -     - |     0.000     -     - |      5.00     -     -
 `
 	var out bytes.Buffer
-	printTable(&out, someResults)
+	if err := printTable(&out, someResults); err != nil {
+		t.Fatal(err)
+	}
 	if got := "\n" + regexp.MustCompile(` +\n`).ReplaceAllString(out.String(), "\n"); !strings.HasPrefix(got, want) || !strings.Contains(got, "\nhalf: measured on one\n") {
 		t.Errorf("got %s", got)
 	}
 	out.Reset()
-	if printTable(&out, nil); out.Len() != 0 {
-		t.Errorf("a table of nothing: %s", out.String())
+	if err := printTable(&out, nil); err != nil || out.Len() != 0 {
+		t.Errorf("a table of nothing: %v, %s", err, out.String())
 	}
 }
 
