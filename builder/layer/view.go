@@ -1,0 +1,229 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+)
+
+// maxIdle bounds how many layers stay mounted without being used.
+const maxIdle = 64
+
+// Mount returns a directory with the layer's tree, read-only. The mount is
+// shared between all who ask for the same layer; release gives it up, may be
+// called more than once, and must be called. A nil layer is an empty directory.
+func (s *Store) Mount(ctx context.Context, l *Layer) (dir string, release func(), err error) {
+	v, release, err := s.views.acquire(ctx, l)
+	if err != nil {
+		return "", nil, err
+	}
+	return v.dir, release, nil
+}
+
+// view is a mounted layer.
+type view struct {
+	name   string // the layer's; "" is the empty tree
+	ready  chan struct{}
+	err    error // valid once ready, as are the next three
+	dir    string
+	key    string        // of the snapshot that keeps the layer; "" for none
+	mounts []mount.Mount // what is mounted on dir
+
+	refs int         // guarded by views.mu
+	idle *time.Timer // unmounts; set while refs is 0
+}
+
+// views are the mounted layers, by name. A view stays mounted for a while after
+// its last use.
+type views struct {
+	s      *Store
+	linger time.Duration
+
+	mu     sync.Mutex
+	byName map[string]*view
+	idle   int
+	closed bool
+	work   sync.WaitGroup // mounting and unmounting
+}
+
+func (vs *views) init(s *Store, linger time.Duration) {
+	vs.s, vs.linger, vs.byName = s, linger, map[string]*view{}
+}
+
+func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
+	name := ""
+	if l != nil {
+		name = l.Name
+	}
+	vs.mu.Lock()
+	if vs.closed {
+		vs.mu.Unlock()
+		return nil, nil, fmt.Errorf("mount layer %s: the layer store is closed: %w", name, errdefs.ErrUnavailable)
+	}
+	v, found := vs.byName[name]
+	if !found {
+		v = &view{name: name, ready: make(chan struct{})}
+		vs.byName[name] = v
+		vs.work.Go(func() { vs.mount(ctx, v) })
+	}
+	v.refs++
+	if v.idle != nil {
+		v.idle.Stop()
+		v.idle = nil
+		vs.idle--
+	}
+	vs.mu.Unlock()
+
+	release := sync.OnceFunc(func() { vs.release(v) })
+	select {
+	case <-v.ready:
+	case <-ctx.Done():
+		release()
+		return nil, nil, context.Cause(ctx)
+	}
+	if v.err != nil {
+		release()
+		return nil, nil, fmt.Errorf("mount layer %s: %w", name, v.err)
+	}
+	return v, release, nil
+}
+
+// mount makes v ready. It goes on when the first who asked has left: others
+// may wait, and the next one will be glad.
+func (vs *views) mount(ctx context.Context, v *view) {
+	ctx, cancel := vs.s.cleanupContext(ctx)
+	defer cancel()
+	v.err = vs.s.mountView(ctx, v)
+	if v.err != nil {
+		vs.mu.Lock()
+		if vs.byName[v.name] == v {
+			delete(vs.byName, v.name) // the next one tries again
+		}
+		vs.mu.Unlock()
+	}
+	close(v.ready)
+}
+
+func (s *Store) mountView(ctx context.Context, v *view) (err error) {
+	if v.dir, err = s.newDir(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.unmountView(ctx, v))
+		}
+	}()
+	if v.name == "" {
+		v.mounts = []mount.Mount{{Type: "bind", Source: filepath.Join(s.root, "empty"), Options: []string{"ro", "rbind"}}}
+		return mountAll(v.mounts, v.dir)
+	}
+	key := "kiln-view-" + s.id + "-" + filepath.Base(v.dir)
+	ctx = leases.WithLease(ctx, s.lease)
+	v.mounts, err = s.store.Snapshots.View(ctx, key, v.name, snapshots.WithLabels(map[string]string{labelOwner: s.id}))
+	if err != nil {
+		return err
+	}
+	v.key = key
+	return mountAll(v.mounts, v.dir)
+}
+
+func (s *Store) unmountView(ctx context.Context, v *view) error {
+	err := unmountDir(v.dir)
+	if v.key != "" {
+		if rerr := s.store.Snapshots.Remove(ctx, v.key); rerr != nil && !errdefs.IsNotFound(rerr) {
+			err = errors.Join(err, fmt.Errorf("remove view of layer %s: %w", v.name, rerr))
+		}
+	}
+	return err
+}
+
+func (vs *views) release(v *view) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	v.refs--
+	if v.refs > 0 || vs.byName[v.name] != v {
+		return
+	}
+	if vs.idle >= maxIdle || vs.linger < 0 {
+		vs.drop(v)
+		return
+	}
+	vs.idle++
+	var timer *time.Timer
+	timer = time.AfterFunc(vs.linger, func() {
+		vs.mu.Lock()
+		defer vs.mu.Unlock()
+		if v.idle != timer { // used again, or gone
+			return
+		}
+		v.idle = nil
+		vs.idle--
+		vs.drop(v)
+	})
+	v.idle = timer
+}
+
+// drop unmounts a view that nobody uses. vs.mu is held.
+func (vs *views) drop(v *view) {
+	delete(vs.byName, v.name)
+	if vs.closed {
+		return // close does it
+	}
+	vs.work.Go(func() {
+		if err := vs.unmount(v); err != nil {
+			log.L.WithError(err).Warn("unmount layer")
+		}
+	})
+}
+
+func (vs *views) unmount(v *view) error {
+	<-v.ready
+	if v.err != nil {
+		return nil
+	}
+	ctx, cancel := vs.s.cleanupContext(context.Background())
+	defer cancel()
+	return vs.s.unmountView(ctx, v)
+}
+
+// settle unmounts all layers that nobody uses now.
+func (vs *views) settle() {
+	vs.mu.Lock()
+	for _, v := range vs.byName {
+		if v.idle != nil {
+			v.idle.Stop()
+			v.idle = nil
+			vs.idle--
+			vs.drop(v)
+		}
+	}
+	vs.mu.Unlock()
+	vs.work.Wait()
+}
+
+func (vs *views) close() error {
+	vs.settle()
+	vs.mu.Lock()
+	vs.closed = true
+	rest := vs.byName
+	vs.byName = map[string]*view{}
+	vs.mu.Unlock()
+	vs.work.Wait()
+	var errs []error
+	for _, v := range rest {
+		if v.idle != nil {
+			v.idle.Stop()
+		}
+		errs = append(errs, vs.unmount(v))
+	}
+	return errors.Join(errs...)
+}

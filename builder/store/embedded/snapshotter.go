@@ -1,0 +1,70 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/log"
+	bolt "go.etcd.io/bbolt"
+)
+
+// openSnapshotter returns the snapshotter that cfg asks for, with its name.
+func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapshotter, error) {
+	if cfg.Backend != nil {
+		if cfg.Snapshotter == "" {
+			return "", nil, fmt.Errorf("embedded store: the snapshotter given has no name")
+		}
+		return cfg.Snapshotter, cfg.Backend, nil
+	}
+	dir := func(name string) string { return filepath.Join(cfg.Root, "snapshots-"+name) }
+	switch cfg.Snapshotter {
+	case "", "auto":
+		err := overlayutils.Supported(dir("overlayfs"))
+		if err == nil {
+			return openOverlay(dir("overlayfs"))
+		}
+		os.Remove(dir("overlayfs"))
+		log.G(ctx).WithError(err).Warnf("overlayfs doesn't work below %s; trees are copied in full", cfg.Root)
+		return openNative(dir("native"))
+	case "overlayfs":
+		if err := overlayutils.Supported(dir("overlayfs")); err != nil {
+			return "", nil, fmt.Errorf("embedded store: overlayfs doesn't work below %s "+
+				"(choose another filesystem for the root, or the snapshotter \"native\"): %w", cfg.Root, err)
+		}
+		return openOverlay(dir("overlayfs"))
+	case "native":
+		return openNative(dir("native"))
+	}
+	return "", nil, fmt.Errorf("embedded store: no snapshotter %q: have overlayfs, native and auto", cfg.Snapshotter)
+}
+
+func openOverlay(dir string) (string, snapshots.Snapshotter, error) {
+	ms, err := storage.NewMetaStore(filepath.Join(dir, "metadata.db"), func(o *bolt.Options) error {
+		unsynced(o)
+		return nil
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("embedded store: %w", err)
+	}
+	// Removal is left to the collector, which doesn't hold locks for it.
+	sn, err := overlay.NewSnapshotter(dir, overlay.WithMetaStore(ms), overlay.AsynchronousRemove)
+	if err != nil {
+		return "", nil, fmt.Errorf("embedded store: overlayfs: %w", err)
+	}
+	return "overlayfs", sn, nil
+}
+
+func openNative(dir string) (string, snapshots.Snapshotter, error) {
+	sn, err := native.NewSnapshotter(dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("embedded store: native: %w", err)
+	}
+	return "native", sn, nil
+}
