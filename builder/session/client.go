@@ -19,8 +19,10 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // The headers of a session's connection.
@@ -167,7 +169,26 @@ func (c *Client) fail(err error) error {
 	if c.ctx.Err() != nil {
 		return fmt.Errorf("session %s was lost (%w): %w", c.id, context.Cause(c.ctx), errdefs.ErrUnavailable)
 	}
-	return errgrpc.ToNative(err)
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	if st.Code() == codes.Unknown {
+		return errors.New(clean(st.Message()))
+	}
+	return errgrpc.ToNative(status.Error(st.Code(), clean(st.Message())))
+}
+
+// clean removes what gRPC has put before the message on the client's side.
+func clean(msg string) string {
+	for strings.HasPrefix(msg, "rpc error: code = ") {
+		_, desc, ok := strings.Cut(msg, " desc = ")
+		if !ok {
+			break
+		}
+		msg = desc
+	}
+	return msg
 }
 
 // outgoing replaces the metadata of ctx: what was meant for other servers is

@@ -112,12 +112,7 @@ func (c *Client) SendDir(ctx context.Context, o Output, dir fsutil.FS, progress 
 	if err != nil {
 		return fmt.Errorf("output %d: %w", o.ID, err)
 	}
-	report := func(n int, _ bool) {
-		if progress != nil {
-			progress(int64(n))
-		}
-	}
-	if err := fsutil.Send(ctx, stream, dir, report); err != nil {
+	if err := sendDir(ctx, stream, dir, progress); err != nil {
 		return fmt.Errorf("output %d: %w", o.ID, c.fail(err))
 	}
 	if err := stream.CloseSend(); err != nil {
