@@ -133,9 +133,15 @@ func bind(tx *bolt.Tx, id ID, keys []Key) error {
 	return nil
 }
 
-// Put keeps a record, in place of one with the same ID.
-func (t *Table) Put(r Record) error {
-	return t.db.Update(func(tx *bolt.Tx) error { return put(tx, r) })
+// Put keeps a record, in place of one with the same ID, and makes the keys lead
+// to it.
+func (t *Table) Put(r Record, keys ...Key) error {
+	return t.db.Update(func(tx *bolt.Tx) error {
+		if err := put(tx, r); err != nil {
+			return err
+		}
+		return bind(tx, r.ID, keys)
+	})
 }
 
 func put(tx *bolt.Tx, r Record) error {

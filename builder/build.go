@@ -1,0 +1,223 @@
+package builder
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/export"
+	"github.com/kiln-build/kiln/builder/frontend"
+	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/schedule"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// bridgeWait is how long a client that drives its build may be ahead of the
+// request that begins it.
+const bridgeWait = 3 * time.Second
+
+// Build does what the request asks for and returns when it is done, exported
+// and cleaned up after. What happens meanwhile goes to sink.
+func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	granted, err := b.grant(req.Entitlements)
+	if err != nil {
+		return nil, err
+	}
+	sessions := func() []string {
+		if req.Session == "" {
+			return nil
+		}
+		return []string{req.Session}
+	}
+	build := b.scheduler.NewBuild(schedule.BuildConfig{
+		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted}, Sessions: sessions, Sink: sink,
+	})
+	defer build.Close()
+	bridge := frontend.NewBridge(frontend.Config{
+		Build: build, Layers: b.layers, Meta: b.sources, Platform: b.cfg.Platforms[0],
+		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
+		Check: func(g *graph.Graph) error { return checkGraph(granted, g) },
+	}, req.Inputs)
+	end, err := b.register(req.Ref, bridge)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	exporters, err := b.resolveExporters(ctx, req.Exporters)
+	if err != nil {
+		return nil, err
+	}
+	res, err := b.result(ctx, bridge, req)
+	if err != nil {
+		return nil, err
+	}
+	return b.finish(ctx, bridge, exporters, res, schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}})
+}
+
+func checkGraph(granted map[string]bool, g *graph.Graph) error {
+	for _, s := range g.Steps {
+		if err := permitted(granted, s.Op); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// register makes the build's bridge known by its ref, until end is called.
+func (b *Builder) register(ref string, bridge *frontend.Bridge) (end func(), _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.builds[ref] != nil {
+		return nil, fmt.Errorf("a build with the ref %q is running: %w", ref, errdefs.ErrAlreadyExists)
+	}
+	b.builds[ref] = bridge
+	close(b.changed)
+	b.changed = make(chan struct{})
+	return func() {
+		b.mu.Lock()
+		delete(b.builds, ref)
+		b.mu.Unlock()
+	}, nil
+}
+
+// Bridge gives the bridge of a running build. A build that isn't known yet is
+// waited for, for three seconds.
+func (b *Builder) Bridge(ctx context.Context, ref string) (*frontend.Bridge, error) {
+	timeout := time.After(bridgeWait)
+	for {
+		b.mu.Lock()
+		bridge, changed := b.builds[ref], b.changed
+		b.mu.Unlock()
+		if bridge != nil {
+			return bridge, nil
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			return nil, fmt.Errorf("no such job %s: %w", ref, errdefs.ErrNotFound)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// result is what the definition, the frontend or the client makes.
+func (b *Builder) result(ctx context.Context, bridge *frontend.Bridge, req Request) (*frontend.Result, error) {
+	if req.Frontend == "" && len(req.Definition.GetDef()) == 0 {
+		return bridge.Wait(ctx)
+	}
+	return bridge.Solve(ctx, gwclient.SolveRequest{
+		Definition: req.Definition, Frontend: req.Frontend, FrontendOpt: req.Attrs, FrontendInputs: req.Inputs,
+	})
+}
+
+// finish makes all trees of the result and exports them.
+func (b *Builder) finish(ctx context.Context, bridge *frontend.Bridge, exporters []export.Exporter, res *frontend.Result, job schedule.Job) (*Response, error) {
+	resp := &Response{Exporter: map[string]string{}, Descriptors: map[int]ocispec.Descriptor{}}
+	if res == nil {
+		res = &frontend.Result{}
+	}
+	if err := bridge.Evaluate(ctx, res); err != nil {
+		return nil, err
+	}
+	for k, v := range res.Metadata {
+		if strings.HasPrefix(k, "frontend.") {
+			resp.Exporter[k] = string(v)
+		}
+	}
+	if len(exporters) == 0 {
+		return resp, nil
+	}
+	what, err := exportable(ctx, res)
+	if err != nil {
+		return nil, err
+	}
+	return resp, b.export(ctx, exporters, what, job, resp)
+}
+
+// export runs all exporters at the same time, then what they have left for the
+// end.
+func (b *Builder) export(ctx context.Context, exporters []export.Exporter, what export.Result, job schedule.Job, resp *Response) error {
+	outcomes := make([]export.Outcome, len(exporters))
+	err := each(len(exporters), func(i int) error {
+		name := exporters[i].Name()
+		return frontend.Vertex(job.Progress.Sink, digest.FromString(rand.Text()), name, func(p event.Progress) (err error) {
+			job := job
+			job.Progress = p
+			outcomes[i], err = exporters[i].Export(ctx, job, what)
+			if err != nil {
+				return err
+			}
+			defer outcomes[i].Release()
+			if outcomes[i].Finalize != nil {
+				return outcomes[i].Finalize(ctx)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for i, o := range outcomes {
+		maps.Copy(resp.Exporter, o.Response)
+		if o.Descriptor != nil {
+			resp.Descriptors[i] = *o.Descriptor
+		}
+	}
+	return nil
+}
+
+func (b *Builder) resolveExporters(ctx context.Context, targets []export.Target) ([]export.Exporter, error) {
+	var all []export.Exporter
+	for _, t := range targets {
+		e, err := b.exporters.Resolve(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// exportable gives the trees of a result that was evaluated.
+func exportable(ctx context.Context, res *frontend.Result) (export.Result, error) {
+	out := export.Result{Refs: map[string]*layer.Layer{}, Metadata: res.Metadata}
+	refs := res.Refs
+	if refs == nil {
+		refs = map[string]*frontend.Ref{"": res.Ref}
+	}
+	for k, ref := range refs {
+		l, err := ref.Layer(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.Refs[k] = l
+	}
+	return out, nil
+}
+
+// each calls f for 0..n-1 at the same time and returns their errors.
+func each(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

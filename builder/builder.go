@@ -1,0 +1,151 @@
+// Package builder builds: it takes requests, lets a frontend make graphs of
+// them, has the scheduler make the results, and exports these. It holds the
+// parts together and decides nothing that one of them could.
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/export"
+	"github.com/kiln-build/kiln/builder/frontend"
+	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/op"
+	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/kiln-build/kiln/builder/session"
+	"github.com/kiln-build/kiln/builder/source"
+	"github.com/kiln-build/kiln/builder/store"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Config is what a builder is made of.
+type Config struct {
+	// Root is the builder's own directory.
+	Root     string
+	Store    *store.Store
+	Runner   sandbox.Runner
+	Sessions *session.Manager
+	// Entitlements may be granted to builds.
+	Entitlements []string
+	// Labels and Platforms describe the worker; the first platform is the
+	// default.
+	Labels    map[string]string
+	Platforms []ocispec.Platform
+	// MaxParallelism bounds how many processes run at once; 0: no bound.
+	MaxParallelism int
+	CgroupParent   string
+	Policies       []cache.Policy
+	Frontends      map[string]frontend.Func
+}
+
+// Builder builds. It is safe for concurrent use.
+type Builder struct {
+	cfg       Config
+	allowed   map[string]bool
+	id        string
+	layers    *layer.Store
+	records   *records
+	scheduler *schedule.Scheduler
+	sources   *source.Sources
+	exporters *export.Exporters
+	exec      *op.ExecConfig
+
+	mu     sync.Mutex
+	builds map[string]*frontend.Bridge
+	// changed is closed and replaced whenever a build begins.
+	changed chan struct{}
+}
+
+// Open opens the builder whose directory is cfg.Root. What an earlier process
+// left unfinished there is removed. The store stays the caller's; it must be
+// closed after the builder.
+func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
+	b := &Builder{
+		cfg: cfg, allowed: map[string]bool{},
+		builds: map[string]*frontend.Bridge{}, changed: make(chan struct{}),
+	}
+	for _, e := range cfg.Entitlements {
+		b.allowed[e] = true
+	}
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for _, f := range undo {
+				f()
+			}
+		}
+	}()
+	if b.id, err = identity(filepath.Join(cfg.Root, "workerid")); err != nil {
+		return nil, err
+	}
+	if b.layers, err = layer.New(ctx, cfg.Store, layer.Config{Root: filepath.Join(cfg.Root, "layers")}); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { b.layers.Close(context.WithoutCancel(ctx)) })
+	table, err := cache.Open(filepath.Join(cfg.Root, "cache.db"))
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { table.Close() })
+	b.records = &records{Table: table, store: cfg.Store, layers: b.layers, owner: b.id}
+	if err = b.records.reconcile(ctx); err != nil {
+		return nil, err
+	}
+	if err = b.makeOps(); err != nil {
+		return nil, err
+	}
+	b.scheduler = schedule.New(b.records)
+	return b, nil
+}
+
+// makeOps makes what the steps and the exporters stand on.
+func (b *Builder) makeOps() (err error) {
+	dir := filepath.Join(b.cfg.Root, "run")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	b.exec = &op.ExecConfig{
+		Layers: b.layers, Runner: b.cfg.Runner, Sessions: b.cfg.Sessions,
+		Caches: op.NewCacheMounts(b.layers, b.records), Dir: dir, CgroupParent: b.cfg.CgroupParent,
+	}
+	if n := b.cfg.MaxParallelism; n > 0 {
+		b.exec.Slots = make(chan struct{}, n)
+	}
+	return nil
+}
+
+// Close ends all builds, waits for them, and leaves nothing mounted.
+func (b *Builder) Close(ctx context.Context) error {
+	b.scheduler.Close()
+	return errors.Join(b.layers.Close(ctx), b.records.Close())
+}
+
+// ops makes the ops of one build's steps.
+type ops struct {
+	b       *Builder
+	granted map[string]bool
+}
+
+// Op implements schedule.Ops.
+func (o ops) Op(s *graph.Step) (schedule.Op, error) {
+	if err := permitted(o.granted, s.Op); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Op.GetSource() != nil:
+		return o.b.sources.Op(s)
+	case s.Op.GetExec() != nil:
+		return op.NewExec(o.b.exec, s), nil
+	case s.Op.GetFile() != nil:
+		return op.NewFile(o.b.layers, s), nil
+	}
+	return nil, fmt.Errorf("the operation %q is not supported by this builder", s.Meta.Name)
+}

@@ -1,0 +1,199 @@
+package op
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// mounting makes the mounts of one process and undoes them.
+type mounting struct {
+	cfg    *ExecConfig
+	job    schedule.Job
+	inputs []*layer.Layer
+	// fresh: cache mounts begin empty.
+	fresh bool
+
+	root         string
+	rootReadonly bool
+	mounts       []sandbox.Mount
+	outputs      []output
+	caches       map[string]string // directories of cache mounts by id
+	undo         []func()          // what ends with the process
+	discard      []func()          // what ends with the step
+}
+
+// output is a writable tree that is kept.
+type output struct {
+	workspace *layer.Workspace
+	dest      string
+	index     int64
+}
+
+// all makes the mounts, parents before what lies below them.
+func (m *mounting) all(ctx context.Context, mounts []*pb.Mount) error {
+	sorted := slices.Clone(mounts)
+	slices.SortStableFunc(sorted, func(a, b *pb.Mount) int { return strings.Compare(path.Clean(a.Dest), path.Clean(b.Dest)) })
+	for _, mt := range sorted {
+		if err := m.mount(ctx, mt); err != nil {
+			return fmt.Errorf("mount %s: %w", mt.Dest, err)
+		}
+	}
+	return nil
+}
+
+func (m *mounting) mount(ctx context.Context, mt *pb.Mount) error {
+	switch mt.MountType {
+	case pb.MountType_BIND:
+		return m.bind(ctx, mt)
+	case pb.MountType_CACHE:
+		return m.cache(ctx, mt)
+	case pb.MountType_TMPFS:
+		m.tmpfs(mt)
+		return nil
+	case pb.MountType_SECRET:
+		return m.secret(ctx, mt)
+	case pb.MountType_SSH:
+		return m.ssh(ctx, mt)
+	}
+	return fmt.Errorf("type %s is not known", mt.MountType)
+}
+
+// bind mounts an input. The root is always a tree of its own, for mount points
+// have to be made in it.
+func (m *mounting) bind(ctx context.Context, mt *pb.Mount) error {
+	dir, err := m.tree(ctx, mt)
+	if err != nil {
+		return err
+	}
+	if mt.Selector != "" && path.Join("/", mt.Selector) != "/" {
+		if dir, err = below(dir, mt.Selector); err != nil {
+			return err
+		}
+	}
+	if mt.Dest == pb.RootMount {
+		m.root, m.rootReadonly = dir, mt.Readonly
+		return nil
+	}
+	options := []string{"rbind"}
+	if mt.Readonly {
+		options = append(options, "ro")
+	}
+	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: dir, Type: "bind", Options: options})
+	return nil
+}
+
+func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
+	in := m.input(mt)
+	if mt.Readonly && mt.Dest != pb.RootMount {
+		dir, release, err := m.cfg.Layers.Mount(ctx, in)
+		if err != nil {
+			return "", err
+		}
+		m.undo = append(m.undo, release)
+		return dir, nil
+	}
+	w, err := m.cfg.Layers.NewWorkspace(ctx, in)
+	if err != nil {
+		return "", err
+	}
+	m.discard = append(m.discard, func() { w.Discard(context.WithoutCancel(ctx)) })
+	if mt.Output >= 0 {
+		m.outputs = append(m.outputs, output{workspace: w, dest: mt.Dest, index: mt.Output})
+	}
+	return w.Dir(ctx)
+}
+
+func (m *mounting) input(mt *pb.Mount) *layer.Layer {
+	if mt.Input < 0 {
+		return nil
+	}
+	return m.inputs[mt.Input]
+}
+
+// below finds a path inside a tree, whose symbolic links can't lead out of it.
+func below(dir, selector string) (string, error) {
+	p, err := securejoin.SecureJoin(dir, selector)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(p); err != nil {
+		return "", fmt.Errorf("%q: %w", path.Join("/", selector), errdefs.ErrNotFound)
+	}
+	return p, nil
+}
+
+func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
+	id := mt.GetCacheOpt().GetID()
+	if id == "" {
+		id = mt.Dest
+	}
+	dir, ok := m.caches[id]
+	if !ok {
+		c, err := m.cfg.Caches.Get(ctx, CacheMount{
+			ID: id, Sharing: mt.GetCacheOpt().GetSharing(), Seed: m.input(mt), Fresh: m.fresh,
+		})
+		if err != nil {
+			return err
+		}
+		m.undo = append(m.undo, c.Release)
+		dir = c.Dir
+		if m.caches == nil {
+			m.caches = map[string]string{}
+		}
+		m.caches[id] = dir
+	}
+	if mt.Selector != "" {
+		var err error
+		if dir, err = below(dir, mt.Selector); err != nil {
+			return err
+		}
+	}
+	options := []string{"rbind"}
+	if mt.Readonly {
+		options = append(options, "ro")
+	}
+	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: dir, Type: "bind", Options: options})
+	return nil
+}
+
+func (m *mounting) tmpfs(mt *pb.Mount) {
+	options := []string{"nosuid", "nodev", "mode=1777"}
+	if size := mt.GetTmpfsOpt().GetSize(); size > 0 {
+		options = append(options, "size="+strconv.FormatInt(size, 10))
+	}
+	if mt.Readonly {
+		options = append(options, "ro")
+	}
+	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: "tmpfs", Type: "tmpfs", Options: options})
+}
+
+// unmount ends what only the running process needed.
+func (m *mounting) unmount() {
+	for _, f := range slices.Backward(m.undo) {
+		f()
+	}
+	m.undo = nil
+}
+
+// close ends everything that isn't an output that was kept.
+func (m *mounting) close() {
+	m.unmount()
+	for _, f := range m.discard {
+		f()
+	}
+}
+
+func newID() string { return strings.ToLower(rand.Text()) }
