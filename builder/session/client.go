@@ -141,6 +141,9 @@ func (c *Client) SharedKey() string { return c.sharedKey }
 // Done is closed when the session has ended.
 func (c *Client) Done() <-chan struct{} { return c.ctx.Done() }
 
+// OnDone calls f, on a goroutine of its own, when the session has ended.
+func (c *Client) OnDone(f func()) (stop func() bool) { return context.AfterFunc(c.ctx, f) }
+
 // Conn is for services that have no method here.
 func (c *Client) Conn() *grpc.ClientConn { return c.cc }
 
