@@ -97,6 +97,7 @@ func (s *Scheduler) join(b *Build, w work) (_ *run, joined bool) {
 		ctx, cancel := context.WithCancel(s.ctx)
 		r = &run{leader: b, hub: newHub(), cancel: cancel, done: make(chan struct{})}
 		s.runs[w.id] = r
+		s.records.Acquire(w.id)
 		s.working.Add(1)
 		go s.execute(ctx, r, w)
 	}
@@ -126,6 +127,7 @@ func (s *Scheduler) leave(b *Build, r *run) {
 
 func (s *Scheduler) execute(ctx context.Context, r *run, w work) {
 	defer s.working.Done()
+	defer s.records.Release(w.id)
 	defer r.cancel()
 	defer close(r.done)
 	defer func() {
