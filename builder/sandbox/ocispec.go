@@ -139,6 +139,9 @@ func ociResources(r Resources) *specs.LinuxResources {
 			Cpus: r.CpusetCPUs, Mems: r.CpusetMems,
 		}
 	}
+	if r.Pids != 0 {
+		out.Pids = &specs.LinuxPids{Limit: &r.Pids}
+	}
 	return out
 }
 

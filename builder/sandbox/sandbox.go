@@ -79,6 +79,8 @@ type Resources struct {
 	CPUQuota  int64
 	// CpusetCPUs and CpusetMems are lists such as "0-2,7".
 	CpusetCPUs, CpusetMems string
+	// Pids is how many processes and threads there may be.
+	Pids int64
 }
 
 // Network says which network a process has.

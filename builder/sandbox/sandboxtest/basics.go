@@ -12,16 +12,16 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 )
 
-var basics = map[string]func(*testing.T, sandbox.Runner){
-	"success":        testSuccess,
-	"exit code":      testExitCode,
-	"signal":         testEndedBySignal,
-	"no command":     testNoCommand,
-	"streams":        testStreams,
-	"started":        testStarted,
-	"cancel":         testCancel,
-	"cancelled":      testAlreadyCancelled,
-	"deadline cause": testCause,
+var basics = map[string]test{
+	"success":         testSuccess,
+	"exit code":       testExitCode,
+	"ended by signal": testEndedBySignal,
+	"no command":      testNoCommand,
+	"streams":         testStreams,
+	"started":         testStarted,
+	"cancel":          testCancel,
+	"cancelled":       testAlreadyCancelled,
+	"deadline cause":  testCause,
 }
 
 func testSuccess(t *testing.T, r sandbox.Runner) {

@@ -14,7 +14,8 @@ var applets = []string{
 	"hostname", "stat", "kill", "stty", "ip", "mount", "umount", "mknod", "dd", "chmod", "head", "ps", "tail", "grep", "seq", "wc",
 }
 
-// NewRoot returns a directory with a static busybox in /bin and nothing else.
+// NewRoot returns a directory with a static busybox in /bin, an empty /etc and
+// nothing else.
 func NewRoot(tb testing.TB) string {
 	tb.Helper()
 	root := tb.TempDir()
@@ -22,8 +23,10 @@ func NewRoot(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	bin := filepath.Join(root, "bin")
-	if err := os.Mkdir(bin, 0o755); err != nil {
-		tb.Fatal(err)
+	for _, dir := range []string{bin, filepath.Join(root, "etc")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
 	}
 	copyFile(tb, busybox(tb), filepath.Join(bin, "busybox"))
 	for _, name := range applets {

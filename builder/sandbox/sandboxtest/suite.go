@@ -3,6 +3,7 @@
 package sandboxtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -14,12 +15,15 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 )
 
+// test is one test of a runner.
+type test func(*testing.T, sandbox.Runner)
+
 // Run tests r. All runs are on roots of the suite's own.
 func Run(t *testing.T, r sandbox.Runner) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the sandbox tests start containers: run them as root")
 	}
-	for _, group := range []map[string]func(*testing.T, sandbox.Runner){basics} {
+	for _, group := range []map[string]test{basics, files, identity, isolation, interactive} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -45,14 +49,14 @@ func newSpec(t *testing.T, script string) sandbox.Spec {
 	}
 }
 
-// output runs s and returns what it wrote to both streams.
+// output runs s and returns what it wrote to its standard output, then to the other.
 func output(t *testing.T, r sandbox.Runner, s sandbox.Spec) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	var out lockedBuffer
-	err := r.Run(ctx, s, sandbox.IO{Stdout: &out, Stderr: &out}, nil)
-	return out.String(), err
+	var out, errs bytes.Buffer
+	err := r.Run(ctx, s, sandbox.IO{Stdout: &out, Stderr: &errs}, nil)
+	return out.String() + errs.String(), err
 }
 
 // mustOutput is output of a run that has to succeed, without its last newline.
@@ -63,4 +67,9 @@ func mustOutput(t *testing.T, r sandbox.Runner, s sandbox.Spec) string {
 		t.Fatalf("run: %v\n%s", err, out)
 	}
 	return strings.TrimSuffix(out, "\n")
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }

@@ -1,0 +1,208 @@
+package sandboxtest
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/kiln-build/kiln/builder/sandbox"
+)
+
+var isolation = map[string]test{
+	"processes":        testProcesses,
+	"usual mounts":     testUsualMounts,
+	"capabilities":     testCapabilities,
+	"no new priv":      testNoNewPrivileges,
+	"seccomp":          testSeccomp,
+	"masked":           testMasked,
+	"insecure":         testInsecure,
+	"network none":     testNetworkNone,
+	"network host":     testNetworkHost,
+	"ulimit":           testUlimit,
+	"unlimited ulimit": testUlimitTooHigh,
+	"limits":           testLimits,
+	"memory limit":     testMemoryLimit,
+}
+
+func testProcesses(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "echo $$; ls -d /proc/[0-9]* | wc -l; for n in mnt pid uts ipc; do ls -l /proc/self/ns/$n; done")
+	got := mustOutput(t, r, s)
+	if !strings.HasPrefix(got, "1\n") {
+		t.Errorf("the first process is not 1: %q", got)
+	}
+	for _, ns := range []string{"mnt", "pid", "uts", "ipc"} {
+		host, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(got, host) {
+			t.Errorf("shares the host's %s", host)
+		}
+	}
+}
+
+func testUsualMounts(t *testing.T, r sandbox.Runner) {
+	got := mustOutput(t, r, newSpec(t, "cat /proc/mounts; ls /dev; stat -c %a /dev/shm; test -e /run || echo no run"))
+	for _, want := range []string{" /proc proc ", " /dev tmpfs ", " /dev/pts devpts ", " /dev/shm tmpfs ", " /dev/mqueue mqueue ",
+		" /sys sysfs ro", " /sys/fs/cgroup ", " /etc/hosts ", " /etc/resolv.conf ", "\nnull\n", "\nurandom\n", "\nptmx\n", "1777", "no run"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	for line := range strings.Lines(got) {
+		if strings.Contains(line, " /sys/fs/cgroup") && !strings.HasPrefix(line, "tmpfs") && !strings.Contains(line, " ro,") && !strings.Contains(line, " ro ") {
+			t.Errorf("writable: %s", line)
+		}
+	}
+}
+
+// dockerCaps are the capabilities of a sandboxed root: CHOWN, DAC_OVERRIDE, FOWNER,
+// FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD,
+// AUDIT_WRITE, SETFCAP.
+const dockerCaps = "00000000a80425fb"
+
+const noCaps = "0000000000000000"
+
+func testCapabilities(t *testing.T, r sandbox.Runner) {
+	for user, want := range map[string]string{"": dockerCaps, "1000:1000": noCaps} {
+		s := newSpec(t, "grep Cap /proc/self/status")
+		s.User = user
+		got := mustOutput(t, r, s)
+		for name, value := range map[string]string{"CapInh": noCaps, "CapPrm": want, "CapEff": want, "CapBnd": dockerCaps, "CapAmb": noCaps} {
+			if !strings.Contains(got, name+":\t"+value) {
+				t.Errorf("user %q: %s is not %s:\n%s", user, name, value, got)
+			}
+		}
+	}
+}
+
+// testNoNewPrivileges: sudo and the like work in a build.
+func testNoNewPrivileges(t *testing.T, r sandbox.Runner) {
+	if got := mustOutput(t, r, newSpec(t, "grep NoNewPrivs /proc/self/status")); got != "NoNewPrivs:\t0" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func testSeccomp(t *testing.T, r sandbox.Runner) {
+	got := mustOutput(t, r, newSpec(t, "grep Seccomp: /proc/self/status; mount -t tmpfs t /bin 2>&1 || true"))
+	if !strings.HasPrefix(got, "Seccomp:\t2\n") || !strings.Contains(got, "not permitted") && !strings.Contains(got, "denied") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func testMasked(t *testing.T, r sandbox.Runner) {
+	got := mustOutput(t, r, newSpec(t, `
+wc -c < /proc/keys
+wc -c < /proc/timer_list
+ls /sys/firmware | wc -l
+echo x > /proc/sys/kernel/hostname && echo WRITTEN
+echo x > /proc/sysrq-trigger && echo WRITTEN
+mknod /d b 8 0; head -c 1 /d >/dev/null && echo READ
+mknod /v b 254 0; head -c 1 /v >/dev/null && echo READ
+true`))
+	if !strings.HasPrefix(got, "0\n0\n0\n") || strings.Contains(got, "WRITTEN") || strings.Contains(got, "READ") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func testInsecure(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, `
+grep -e Seccomp: -e CapEff /proc/self/status
+mkdir /m && mount -t tmpfs t /m && echo mounted
+ls /dev/kmsg /dev/fuse /dev/loop0
+grep -e ' /sys sysfs rw' -e ' /proc/sys ' /proc/mounts
+ls /proc/keys /sys/kernel >/dev/null && echo unmasked
+hostname other && hostname`)
+	s.Security = sandbox.Insecure
+	got := mustOutput(t, r, s)
+	for _, want := range []string{"Seccomp:\t0", "mounted", "/dev/kmsg", "/dev/fuse", "/dev/loop0", " /sys sysfs rw", "unmasked", "other"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, dockerCaps) || strings.Contains(got, " /proc/sys ") {
+		t.Errorf("restricted:\n%s", got)
+	}
+}
+
+func testNetworkNone(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "ip -o link; ip -o -4 addr; ip route")
+	s.Network = sandbox.NetworkNone
+	got := mustOutput(t, r, s)
+	if !strings.Contains(got, "lo") || !strings.Contains(got, "127.0.0.1") || !strings.Contains(got, "UP") {
+		t.Errorf("no loopback: %q", got)
+	}
+	for line := range strings.Lines(got) {
+		if !strings.Contains(line, "lo") && strings.Contains(line, "UP") {
+			t.Errorf("an interface that is up: %q", line)
+		}
+	}
+}
+
+func testNetworkHost(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "ls -l /proc/self/ns/net")
+	s.Network = sandbox.NetworkHost
+	host, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := mustOutput(t, r, s); !strings.HasSuffix(got, host) {
+		t.Errorf("in %q, want %s", got, host)
+	}
+}
+
+func testUlimit(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hs")
+	s.Ulimits = []sandbox.Ulimit{{Name: "nofile", Soft: 100, Hard: 200}, {Name: "CORE", Soft: 0, Hard: 0}}
+	got := strings.Split(mustOutput(t, r, s), "\n")
+	if len(got) != 4 || got[0] != "100" || got[1] != "200" || got[2] != "0" {
+		t.Errorf("limits %q", got)
+	}
+	s = newSpec(t, "true")
+	s.Ulimits = []sandbox.Ulimit{{Name: "nofile", Soft: 300, Hard: 200}}
+	if _, err := output(t, r, s); err == nil {
+		t.Error("a soft limit above the hard one was accepted")
+	}
+}
+
+// testUlimitTooHigh works where this process may raise its limits, and says why not
+// elsewhere.
+func testUlimitTooHigh(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "ulimit -Hl")
+	s.Ulimits = []sandbox.Ulimit{{Name: "memlock", Soft: -1, Hard: -1}}
+	got, err := output(t, r, s)
+	if err == nil && got != "unlimited\n" {
+		t.Errorf("limit %q", got)
+	}
+	if err != nil && (!strings.Contains(err.Error(), "memlock") || !strings.Contains(err.Error(), "CAP_SYS_RESOURCE")) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// cgroupFile prints a file of the process' own cgroup: by its name in cgroup v2 or, on
+// v1, in the controller's hierarchy.
+func cgroupFile(v2, controller, v1 string) string {
+	return fmt.Sprintf("cat /sys/fs/cgroup/%s 2>/dev/null || cat /sys/fs/cgroup/%s/%s\n", v2, controller, v1)
+}
+
+func testLimits(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, cgroupFile("memory.max", "memory", "memory.limit_in_bytes")+
+		cgroupFile("cpu.max", "cpu", "cpu.cfs_quota_us")+
+		cgroupFile("cpuset.cpus", "cpuset", "cpuset.cpus")+
+		cgroupFile("pids.max", "pids", "pids.max"))
+	s.Resources = sandbox.Resources{Memory: 64 << 20, CPUPeriod: 100000, CPUQuota: 50000, CPUShares: 512, CpusetCPUs: "0", Pids: 77}
+	got := strings.Split(mustOutput(t, r, s), "\n")
+	if len(got) != 4 || got[0] != "67108864" || !strings.HasPrefix(got[1], "50000") || got[2] != "0" || got[3] != "77" {
+		t.Errorf("limits %q", got)
+	}
+}
+
+func testMemoryLimit(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, "tail /dev/zero")
+	s.Resources = sandbox.Resources{Memory: 16 << 20, MemorySwap: 16 << 20}
+	_, err := output(t, r, s)
+	if err == nil || !strings.Contains(err.Error(), sandbox.ErrOutOfMemory.Error()) {
+		t.Errorf("error %v", err)
+	}
+}
