@@ -2,6 +2,7 @@ package cache
 
 import (
 	"cmp"
+	"container/heap"
 	"fmt"
 	"slices"
 	"strconv"
@@ -74,30 +75,45 @@ func Select(all []Usage, p Policy, disk Disk, now time.Time) ([]Usage, error) {
 		}
 	}
 	keep := p.keep(total, disk)
-	candidates := slices.Clone(all)
-	candidates = slices.DeleteFunc(candidates, func(u Usage) bool { return !p.removable(u, now) || !match(u) })
+	candidates := slices.DeleteFunc(slices.Clone(all), func(u Usage) bool { return !p.removable(u, now) || !match(u) })
 	byUsefulness(candidates, now)
+	rank := make(map[string]int, len(candidates))
+	var free ranks // of the candidates that nothing stands on
+	for i, u := range candidates {
+		rank[u.ID] = i
+		if children[u.ID] == 0 {
+			heap.Push(&free, i)
+		}
+	}
 	var out []Usage
-	for len(candidates) > 0 {
-		before := len(candidates)
-		candidates = slices.DeleteFunc(candidates, func(u Usage) bool {
-			if children[u.ID] > 0 || !exceeds(total, keep) {
-				return false
+	for len(free) > 0 && exceeds(total, keep) {
+		u := candidates[heap.Pop(&free).(int)]
+		out = append(out, u)
+		if !u.Shared {
+			total -= u.Size
+		}
+		for _, parent := range u.Parents {
+			children[parent]--
+			if i, ok := rank[parent]; ok && children[parent] == 0 {
+				heap.Push(&free, i)
 			}
-			for _, parent := range u.Parents {
-				children[parent]--
-			}
-			if !u.Shared {
-				total -= u.Size
-			}
-			out = append(out, u)
-			return true
-		})
-		if len(candidates) == before {
-			break
 		}
 	}
 	return out, nil
+}
+
+// ranks is a heap, the lowest first.
+type ranks []int
+
+func (r ranks) Len() int           { return len(r) }
+func (r ranks) Less(i, j int) bool { return r[i] < r[j] }
+func (r ranks) Swap(i, j int)      { r[i], r[j] = r[j], r[i] }
+func (r *ranks) Push(x any)        { *r = append(*r, x.(int)) }
+func (r *ranks) Pop() any {
+	last := len(*r) - 1
+	x := (*r)[last]
+	*r = (*r)[:last]
+	return x
 }
 
 // keep is how many bytes may stay; -1 means that nothing has to.
