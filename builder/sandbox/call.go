@@ -50,6 +50,10 @@ func (r *run) command(c *Runc) command {
 	return cmd
 }
 
+// runtimeEnv is all that a runtime needs of its environment; the daemon's may hold
+// secrets.
+var runtimeEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 // call runs the command to its end.
 func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) error {
 	streams, err := openStreams(io, cmd.terminal)
@@ -57,7 +61,7 @@ func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) err
 		return fmt.Errorf("run: %w", err)
 	}
 	process := exec.Command(cmd.binary, cmd.args...)
-	process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	process.Env = runtimeEnv
 	process.Stdin, process.Stdout, process.Stderr = streams.stdin, streams.stdout, streams.stderr
 	process.SysProcAttr = ownProcessGroup
 	if err := process.Start(); err != nil {

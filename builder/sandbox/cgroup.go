@@ -1,10 +1,18 @@
 package sandbox
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -33,4 +41,75 @@ func oomKilled(cgroup string) bool {
 		}
 	}
 	return false
+}
+
+// cgroupRetry is how long a killed process may keep its cgroup before we look again.
+const cgroupRetry = 10 * time.Millisecond
+
+// removeCgroup kills what is left in a cgroup and removes it from every hierarchy.
+// It is for what a runtime left that was killed itself.
+func removeCgroup(ctx context.Context, cgroup string) error {
+	if !filepath.IsAbs(cgroup) {
+		return nil // in systemd's notation, and systemd's to remove
+	}
+	for {
+		dirs, err := cgroupDirs(cgroup)
+		if err != nil || len(dirs) == 0 {
+			return err
+		}
+		for _, dir := range dirs {
+			killAll(dir)
+			err = errors.Join(err, ignoreAbsent(os.Remove(dir)))
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(cgroupRetry):
+		case <-ctx.Done():
+			return fmt.Errorf("remove cgroup %s: %w", cgroup, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// cgroupDirs are a cgroup's directories and those below them in every hierarchy,
+// innermost first.
+func cgroupDirs(cgroup string) ([]string, error) {
+	tops, err := filepath.Glob(filepath.Join(cgroupRoot, "*") + cgroup)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, top := range append(tops, cgroupRoot+cgroup) {
+		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, p)
+			}
+			return ignoreAbsent(err)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.Reverse(dirs)
+	return dirs, nil
+}
+
+func killAll(dir string) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for field := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+			unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it may have just ended
+		}
+	}
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

@@ -40,7 +40,7 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if err := makeMountPoints(t, r, undo); err != nil {
 		return nil, err
 	}
-	undo.add(func() error { return c.remove(ctx, r.Spec.ID) })
+	undo.add(func() error { return c.remove(ctx, s.ID, c.cgroupPath(s)) })
 	return r, writeJSON(filepath.Join(r.bundle, "config.json"), c.ociSpec(r))
 }
 

@@ -2,18 +2,23 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // remove takes away what the runtime has of a run, its processes included. Mostly
 // the runtime did so itself.
-func (c *Runc) remove(ctx context.Context, id string) error {
+func (c *Runc) remove(ctx context.Context, id, cgroup string) error {
 	if _, err := os.Lstat(filepath.Join(c.runtimeDir(), id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -21,39 +26,53 @@ func (c *Runc) remove(ctx context.Context, id string) error {
 	defer cancel()
 	args := append(c.global(os.DevNull), "delete", "--force", id)
 	cmd := exec.CommandContext(ctx, c.binary, args...)
+	cmd.Env = runtimeEnv
 	cmd.SysProcAttr = ownProcessGroup
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("remove %s from OCI runtime: %w: %s", id, err, strings.TrimSpace(string(out)))
 	}
-	return nil
+	return removeCgroup(ctx, cgroup)
 }
 
 // Reconcile kills and removes what a daemon that died left in StateDir. What runs in
 // c is left alone.
 func (c *Runc) Reconcile(ctx context.Context) error {
 	var errs []error
-	for _, id := range c.strangers(c.runtimeDir()) {
-		errs = append(errs, c.remove(ctx, id))
-	}
-	for _, id := range c.strangers(c.runsDir()) {
-		errs = append(errs, os.RemoveAll(filepath.Join(c.runsDir(), id)))
+	for _, id := range c.strangers() {
+		bundle := filepath.Join(c.runsDir(), id)
+		err := c.remove(ctx, id, cgroupOf(bundle, id))
+		if err == nil {
+			err = os.RemoveAll(bundle)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// strangers are the names in dir that no run of c has.
-func (c *Runc) strangers(dir string) []string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
+// strangers are the ids in StateDir that no run of c has.
+func (c *Runc) strangers() []string {
+	found := map[string]bool{}
+	for _, dir := range []string{c.runtimeDir(), c.runsDir()} {
+		entries, _ := os.ReadDir(dir) //nolint:errcheck // NewRunc made it
+		for _, e := range entries {
+			found[e.Name()] = true
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var names []string
-	for _, e := range entries {
-		if c.running[e.Name()] == nil {
-			names = append(names, e.Name())
-		}
+	maps.DeleteFunc(found, func(id string, _ bool) bool { return c.running[id] != nil })
+	return slices.Sorted(maps.Keys(found))
+}
+
+// cgroupOf is the cgroup in a bundle's configuration; "" if it has none of that id.
+func cgroupOf(bundle, id string) string {
+	var spec specs.Spec
+	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil || json.Unmarshal(text, &spec) != nil || spec.Linux == nil {
+		return ""
 	}
-	return names
+	if filepath.Base(spec.Linux.CgroupsPath) != id {
+		return ""
+	}
+	return spec.Linux.CgroupsPath
 }

@@ -1,20 +1,31 @@
 package sandbox_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/sandboxtest"
 )
 
-// newRunc returns a Runc on a state directory of its own, and checks at the end that
-// nothing is left in it.
-func newRunc(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Runc, string) {
+func TestRunc(t *testing.T) {
+	r, _ := newRunc(t, nil)
+	sandboxtest.Run(t, r)
+}
+
+var parents atomic.Int64
+
+// newRunc returns a Runc on a state directory and a cgroup of its own, and checks at
+// the end that nothing is left in them.
+func newRunc(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Runc, sandbox.Config) {
 	tb.Helper()
-	dir := stateDir(tb)
-	cfg := sandbox.Config{Binary: sandboxtest.RuntimeBinary(tb), StateDir: dir}
+	parent := fmt.Sprintf("kiln-test-%d-%d", os.Getpid(), parents.Add(1))
+	cfg := sandbox.Config{Binary: sandboxtest.RuntimeBinary(tb), StateDir: stateDir(tb), CgroupParent: parent}
 	if change != nil {
 		change(&cfg)
 	}
@@ -22,7 +33,14 @@ func newRunc(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Runc, string
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return r, dir
+	tb.Cleanup(func() {
+		checkNothingLeft(tb, cfg)
+		for _, dir := range cgroups(tb, cfg) {
+			os.Remove(dir)
+			os.Remove(filepath.Dir(dir))
+		}
+	})
+	return r, cfg
 }
 
 // stateDir is on a tmpfs where there is one.
@@ -30,31 +48,75 @@ func stateDir(tb testing.TB) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "sandbox-")
 	if err != nil {
-		dir = tb.TempDir()
+		return tb.TempDir()
 	}
-	tb.Cleanup(func() {
-		for _, sub := range []string{"runs", "runtime"} {
-			left, err := os.ReadDir(filepath.Join(dir, sub))
-			if err != nil || len(left) != 0 {
-				tb.Errorf("left in %s: %v, error %v", sub, left, err)
-			}
-		}
-		os.RemoveAll(dir)
-	})
+	tb.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
 
-func TestRunc(t *testing.T) {
-	r, _ := newRunc(t, nil)
-	sandboxtest.Run(t, r)
+// cgroups are the directories in which cfg's runs have their cgroups.
+func cgroups(tb testing.TB, cfg sandbox.Config) []string {
+	tb.Helper()
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup/%s/kiln", "/sys/fs/cgroup/*/%s/kiln"} {
+		dirs, err := filepath.Glob(fmt.Sprintf(pattern, cfg.CgroupParent))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		found = append(found, dirs...)
+	}
+	return found
 }
 
+func checkNothingLeft(tb testing.TB, cfg sandbox.Config) {
+	tb.Helper()
+	for _, sub := range []string{"runs", "runtime"} {
+		left, err := os.ReadDir(filepath.Join(cfg.StateDir, sub))
+		if err != nil || len(left) != 0 {
+			tb.Errorf("left in %s: %v, error %v", sub, left, err)
+		}
+	}
+	for _, dir := range cgroups(tb, cfg) {
+		left, err := filepath.Glob(dir + "/*/cgroup.procs")
+		if err != nil || len(left) != 0 {
+			tb.Errorf("cgroups left: %v, error %v", left, err)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || strings.Contains(string(mounts), cfg.StateDir) {
+		tb.Errorf("mounts left, error %v:\n%s", err, mounts)
+	}
+}
+
+// processes are the ids of processes, in any namespace, with word in their command line.
+func processes(tb testing.TB, word string) []string {
+	tb.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var ids []string
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), word) {
+			ids = append(ids, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return ids
+}
+
+// collect runs s and returns its output.
+func collect(ctx context.Context, r sandbox.Runner, s sandbox.Spec) (string, error) {
+	var out strings.Builder
+	err := r.Run(ctx, s, sandbox.IO{Stdout: &out}, nil)
+	return out.String(), err
+}
+
+// BenchmarkRun is one step that does nothing.
 func BenchmarkRun(b *testing.B) {
 	r, _ := newRunc(b, nil)
-	root := sandboxtest.NewRoot(b)
+	s := sandbox.Spec{ID: "bench", Root: sandboxtest.NewRoot(b), Args: []string{"/bin/true"}}
 	for b.Loop() {
-		err := r.Run(b.Context(), sandbox.Spec{ID: "bench", Root: root, Args: []string{"/bin/true"}}, sandbox.IO{}, nil)
-		if err != nil {
+		if err := r.Run(b.Context(), s, sandbox.IO{}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -66,7 +66,9 @@ func (w *watcher) watch(ctx context.Context) {
 	for n := 0; ; {
 		select {
 		case <-exited:
-			w.find()
+			if w.find() {
+				w.target.Release() //nolint:errcheck // never fails on Linux
+			}
 			return
 		case <-poll.C:
 			if !w.find() {
