@@ -1,0 +1,147 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+)
+
+// config says in kilnd's words what buildkitd was asked for.
+func (f *bkFile) config(env Environment) (Config, error) {
+	c := Default(env)
+	w, err := f.useWorker(&c, env)
+	if err != nil {
+		return c, err
+	}
+	c.Root, c.Addresses, c.DebugAddress, c.TLS = f.Root, f.GRPC.Address, f.GRPC.DebugAddress, f.GRPC.TLS
+	c.Group = f.GRPC.Group
+	if c.Group == "" && f.GRPC.GID != nil {
+		c.Group = strconv.Itoa(*f.GRPC.GID)
+	}
+	c.Log = Log{Format: f.Log.Format, Level: f.logLevel(), StepSize: f.StepLogSize, StepSpeed: f.StepLogSpeed}
+	if c.Log.Format == "" {
+		c.Log.Format = "text"
+	}
+	c.Entitlements, c.DNS, c.Registries, c.CertsDirs = f.Entitlements, f.DNS, f.Registries, nil
+	c.Labels, c.Platforms = maps.Clone(w.Labels), w.Platforms
+	c.Sandbox.MaxParallelism, c.Sandbox.CgroupParent, c.Sandbox.AppArmor = w.MaxParallelism, w.CgroupParent, w.AppArmor
+	c.Sandbox.Rootless = w.Rootless
+	c.Network = Network{
+		Mode: w.NetworkMode, CNIConfig: w.CNIConfigPath, CNIBinDir: w.CNIBinaryPath,
+		PoolSize: w.CNIPoolSize, BridgeName: w.BridgeName, BridgeSubnet: w.BridgeSubnet,
+	}
+	c.GC = w.gc()
+	f.history(&c.History)
+	f.frontends(&c.Frontends)
+	return c, f.refused(w)
+}
+
+// useWorker takes the worker that buildkitd would use, the OCI worker first.
+func (f *bkFile) useWorker(c *Config, env Environment) (*bkWorker, error) {
+	oci, ctd := &f.Worker.OCI, &f.Worker.Containerd
+	c.Containerd = Containerd{Address: ctd.Address, Namespace: ctd.Namespace}
+	switch {
+	case enabled(oci.Enabled, env.HasProgram("buildkit-runc") || env.HasProgram("runc") || env.HasProgram(oci.Binary)):
+		c.Backend = BackendEmbedded
+		c.Snapshotter = oci.Snapshotter
+		c.Sandbox.Runtime, c.Sandbox.HostPID = oci.Binary, oci.NoProcessSandbox
+		return &oci.bkWorker, nil
+	case enabled(ctd.Enabled, true):
+		c.Backend = BackendHost
+		c.Snapshotter = ctd.Snapshotter
+		return &ctd.bkWorker, nil
+	}
+	return nil, errors.New("no worker is enabled; set --oci-worker=true, with runc installed, or --containerd-worker=true")
+}
+
+func enabled(set *bool, found bool) bool {
+	if set == nil {
+		return found
+	}
+	return *set
+}
+
+func (f *bkFile) logLevel() string {
+	switch {
+	case f.Log.Level == "warning":
+		return "warn"
+	case f.Log.Level != "":
+		return f.Log.Level
+	case f.Trace:
+		return "trace"
+	case f.Debug:
+		return "debug"
+	}
+	return "info"
+}
+
+func (w *bkWorker) gc() GC {
+	g := GC{Enabled: w.GC == nil || *w.GC, ReservedSpace: w.ReservedSpace, MaxUsedSpace: w.MaxUsedSpace, MinFreeSpace: w.MinFreeSpace}
+	if (g.ReservedSpace == Size{} && g.MaxUsedSpace == Size{} && g.MinFreeSpace == Size{}) {
+		g.ReservedSpace = w.KeepStorage
+	}
+	for _, p := range w.GCPolicy {
+		if (p.ReservedSpace == Size{}) {
+			p.ReservedSpace = p.KeepBytes
+		}
+		g.Policies = append(g.Policies, p.GCPolicy)
+	}
+	return g
+}
+
+func (f *bkFile) history(h *History) {
+	if f.History.MaxAge != nil {
+		h.MaxAge = *f.History.MaxAge
+	}
+	if f.History.MaxEntries != nil {
+		h.MaxEntries = *f.History.MaxEntries
+	}
+}
+
+func (f *bkFile) frontends(to *Frontends) {
+	to.Dockerfile = enabled(f.Frontend.Dockerfile.Enabled, true)
+	to.Gateway = enabled(f.Frontend.Gateway.Enabled, true)
+	to.GatewayRepositories = f.Frontend.Gateway.AllowedRepositories
+}
+
+// refused says what can't be left out without less protection, or a different
+// result, than was asked for.
+func (f *bkFile) refused(w *bkWorker) error {
+	for _, c := range []struct {
+		set  bool
+		what string
+	}{
+		{f.ProxyNetwork, "proxyNetwork: there is no capturing proxy yet; leave it out"},
+		{w.SELinux, "selinux: processes are not labelled for SELinux yet; leave it out"},
+		{f.Worker.OCI.UserRemap != "", "worker.oci.userRemapUnsupported: user remapping is not supported; leave it out"},
+		{f.Worker.OCI.ProxySnapshotterPath != "", "worker.oci.proxySnapshotterPath: an external snapshotter is used through containerd; add it to containerd's configuration as a proxy plugin and use the containerd worker"},
+	} {
+		if c.set {
+			return errors.New(c.what)
+		}
+	}
+	return nil
+}
+
+// withoutEffect names what was set and is not implemented.
+func (f *bkFile) withoutEffect() []string {
+	var out []string
+	for _, c := range []struct {
+		set bool
+		key string
+	}{
+		{f.OTel.SocketPath != "", "otel.socketPath"},
+		{len(f.CDI.SpecDirs) > 0 || len(f.CDI.AutoAllowed) > 0, "cdi"},
+		{f.ProvenanceEnvDir != "", "provenanceEnvDir"},
+		{f.SaveCacheDebug, "save-cache-debug"},
+		{f.GRPC.UID != nil, "grpc.uid"},
+		{len(f.Worker.OCI.Stargz) > 0, "worker.oci.stargzSnapshotter"},
+		{f.Worker.Containerd.Runtime.Name != "" || f.Worker.Containerd.Runtime.Path != "", "worker.containerd.runtime"},
+	} {
+		if c.set {
+			out = append(out, fmt.Sprintf("setting %s has no effect", c.key))
+		}
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+// Package config says how the daemon is to run, as its command line, the
+// environment and a TOML file ask for it: a flag goes before an environment
+// variable, that before the file, and that before the default.
+//
+// [Parse] reads kilnd's own settings, or, where the program was called by the
+// name of buildkitd, those of buildkitd. Both lead to the same [Config].
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// Backend is where the engine's containerd is.
+type Backend string
+
+const (
+	// BackendAuto is BackendHost where a containerd answers, else
+	// BackendEmbedded.
+	BackendAuto Backend = "auto"
+	// BackendHost is the containerd of this machine.
+	BackendHost Backend = "host"
+	// BackendEmbedded is containerd's libraries in the daemon's own process.
+	BackendEmbedded Backend = "embedded"
+)
+
+// Config is how the daemon runs. Its TOML keys are those of kilnd's file.
+type Config struct {
+	// Root is a folder of the daemon's own.
+	Root string `toml:"root"`
+	// Addresses are what the API is served on: unix://PATH, tcp://HOST:PORT, or
+	// fd:// for a socket that systemd passes.
+	Addresses []string `toml:"address"`
+	// DebugAddress serves metrics and profiles over HTTP, without any
+	// authentication: HOST:PORT or unix://PATH; "" is not at all.
+	DebugAddress string `toml:"debugAddress"`
+	// Group is the name or number of the group that owns unix sockets; "" is
+	// that of the process.
+	Group string `toml:"group"`
+	TLS   TLS    `toml:"tls"`
+	Log   Log    `toml:"log"`
+
+	Backend Backend `toml:"backend"`
+	// Snapshotter is the name of a containerd snapshotter; "" is the one the
+	// backend prefers.
+	Snapshotter string     `toml:"snapshotter"`
+	Containerd  Containerd `toml:"containerd"`
+
+	// Labels are added to the worker's, Platforms replace those found.
+	Labels    map[string]string `toml:"labels"`
+	Platforms []string          `toml:"platforms"`
+	// Entitlements are what builds may ask for.
+	Entitlements []string `toml:"entitlements"`
+
+	Sandbox Sandbox `toml:"sandbox"`
+	Network Network `toml:"network"`
+	DNS     DNS     `toml:"dns"`
+
+	// Registries are by host and port, as image references have them.
+	Registries map[string]Registry `toml:"registry"`
+	// CertsDirs hold a folder for each registry with a hosts.toml or
+	// certificates, as containerd and nerdctl use them.
+	CertsDirs []string `toml:"certsDirs"`
+
+	GC        GC        `toml:"gc"`
+	History   History   `toml:"history"`
+	Frontends Frontends `toml:"frontend"`
+}
+
+// TLS protects tcp addresses. With CA, clients need a certificate that it
+// signed.
+type TLS struct {
+	Cert string `toml:"cert"`
+	Key  string `toml:"key"`
+	CA   string `toml:"ca"`
+}
+
+// Log is about the daemon's own log, and how much output of a build's step is
+// kept for clients.
+type Log struct {
+	// Format is text or json.
+	Format string `toml:"format"`
+	// Level is error, warn, info, debug or trace.
+	Level string `toml:"level"`
+	// StepSize bounds the output of each stream of a step in bytes, StepSpeed
+	// in bytes per second; -1 is no bound.
+	StepSize  int64 `toml:"stepSize"`
+	StepSpeed int64 `toml:"stepSpeed"`
+}
+
+// Containerd is that of BackendHost.
+type Containerd struct {
+	// Address is the path of its socket.
+	Address   string `toml:"address"`
+	Namespace string `toml:"namespace"`
+}
+
+// Sandbox is about the processes of builds.
+type Sandbox struct {
+	// Runtime is the name or path of an OCI runtime; "" is the first found of
+	// the usual ones.
+	Runtime string `toml:"runtime"`
+	// MaxParallelism bounds how many steps run at once; 0 is no bound.
+	MaxParallelism int    `toml:"maxParallelism"`
+	CgroupParent   string `toml:"cgroupParent"`
+	AppArmor       string `toml:"apparmorProfile"`
+	// Rootless is for a daemon inside a user namespace.
+	Rootless bool `toml:"rootless"`
+	// HostPID lets processes see those of the daemon; for a rootless daemon
+	// that may not mount /proc.
+	HostPID bool `toml:"hostPID"`
+}
+
+// Network is that of processes that ask for none in particular.
+type Network struct {
+	// Mode is auto, host, bridge or cni.
+	Mode         string `toml:"mode"`
+	CNIConfig    string `toml:"cniConfig"`
+	CNIBinDir    string `toml:"cniBinDir"`
+	PoolSize     int    `toml:"poolSize"`
+	BridgeName   string `toml:"bridgeName"`
+	BridgeSubnet string `toml:"bridgeSubnet"`
+}
+
+// DNS replaces what the host's resolv.conf says, where it is not empty.
+type DNS struct {
+	Nameservers   []string `toml:"nameservers"`
+	Options       []string `toml:"options"`
+	SearchDomains []string `toml:"searchDomains"`
+}
+
+// Registry is how one registry is spoken to.
+type Registry struct {
+	// Mirrors are asked before the registry itself, in this order.
+	Mirrors []string `toml:"mirrors"`
+	// HTTP is plain HTTP; Insecure does not verify certificates. Both together
+	// try HTTPS first. nil is what the host's name suggests.
+	HTTP     *bool     `toml:"http"`
+	Insecure *bool     `toml:"insecure"`
+	CA       []string  `toml:"ca"`
+	KeyPairs []KeyPair `toml:"keypair"`
+	// TLSConfigDirs hold *.crt, *.cert and *.key as Docker uses them.
+	TLSConfigDirs []string `toml:"tlsconfigdir"`
+}
+
+// KeyPair is a client certificate and its key, as files.
+type KeyPair struct {
+	Key  string `toml:"key"`
+	Cert string `toml:"cert"`
+}
+
+// History says how long records of builds are kept: those beyond both bounds
+// are removed. With MaxEntries 0 nothing is recorded.
+type History struct {
+	MaxAge     Duration `toml:"maxAge"`
+	MaxEntries int      `toml:"maxEntries"`
+}
+
+// Frontends says what builds may use to make a graph.
+type Frontends struct {
+	Dockerfile bool `toml:"dockerfile"`
+	Gateway    bool `toml:"gateway"`
+	// GatewayRepositories, where there are any, are the only ones that images of
+	// frontends may come from.
+	GatewayRepositories []string `toml:"gatewayRepositories"`
+}
+
+// paths are the defaults that depend on who runs the daemon.
+type paths struct {
+	data, run, config string
+}
+
+// Default is kilnd's configuration where nothing is configured.
+func Default(env Environment) Config {
+	p := env.paths("kiln")
+	return Config{
+		Root:        p.data,
+		Addresses:   []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
+		Log:         Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
+		Backend:     BackendAuto,
+		Containerd:  Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
+		Sandbox:     Sandbox{Rootless: env.UserNamespace},
+		Network:     Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},
+		Registries:  map[string]Registry{},
+		CertsDirs:   []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"},
+		Labels:      map[string]string{},
+		GC:          GC{Enabled: true},
+		History:     History{MaxAge: Duration{48 * time.Hour}, MaxEntries: 50},
+		Frontends:   Frontends{Dockerfile: true, Gateway: true},
+		Snapshotter: "",
+	}
+}

@@ -1,0 +1,110 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// kilnd's settings. Each has a variable too: KILN_ and its name in capitals.
+var kilnd = withVariables("KILN_", []setting[Config]{
+	{flag: "root", usage: "keep everything in this `DIR`", set: text(func(c *Config) *string { return &c.Root })},
+	{flag: "address", usage: "serve the API on `URL`: unix://PATH, tcp://HOST:PORT or fd:// (repeatable)", set: texts(func(c *Config) *[]string { return &c.Addresses })},
+	{flag: "group", usage: "`GROUP` that owns unix sockets", set: text(func(c *Config) *string { return &c.Group })},
+	{flag: "tls-cert", usage: "certificate `FILE` for tcp addresses", set: text(func(c *Config) *string { return &c.TLS.Cert })},
+	{flag: "tls-key", usage: "the certificate's key `FILE`", set: text(func(c *Config) *string { return &c.TLS.Key })},
+	{flag: "tls-ca", usage: "ask clients for a certificate signed by the one in `FILE`", set: text(func(c *Config) *string { return &c.TLS.CA })},
+	{flag: "debug-address", usage: "serve metrics and profiles on `HOST:PORT` or unix://PATH", set: text(func(c *Config) *string { return &c.DebugAddress })},
+	{flag: "log-level", usage: "`LEVEL` of the log: error, warn, info, debug or trace", set: text(func(c *Config) *string { return &c.Log.Level })},
+	{flag: "log-format", usage: "`FORMAT` of the log: text or json", set: text(func(c *Config) *string { return &c.Log.Format })},
+	{flag: "step-log-size", usage: "most `BYTES` of output kept of a step; -1 for all", set: number64(func(c *Config) *int64 { return &c.Log.StepSize })},
+	{flag: "step-log-speed", usage: "most `BYTES` of output kept of a step per second; -1 for all", set: number64(func(c *Config) *int64 { return &c.Log.StepSpeed })},
+
+	{flag: "backend", usage: "use the host's containerd or an embedded one: auto, host or embedded (`NAME`)", set: text(func(c *Config) *string { return (*string)(&c.Backend) })},
+	{flag: "snapshotter", usage: "`NAME` of the snapshotter to use", set: text(func(c *Config) *string { return &c.Snapshotter })},
+	{flag: "containerd-address", usage: "`PATH` of containerd's socket", set: text(func(c *Config) *string { return &c.Containerd.Address })},
+	{flag: "containerd-namespace", usage: "containerd namespace (`NAME`) for images and layers", set: text(func(c *Config) *string { return &c.Containerd.Namespace })},
+
+	{flag: "label", usage: "label of the worker, `KEY=VALUE` (repeatable)", set: listedPairs(func(c *Config) *map[string]string { return &c.Labels })},
+	{flag: "platform", usage: "`PLATFORM` to offer instead of those found (repeatable)", set: texts(func(c *Config) *[]string { return &c.Platforms })},
+	{flag: "entitlement", usage: "let builds ask for `NAME`: network.host, security.insecure or device (repeatable)", set: texts(func(c *Config) *[]string { return &c.Entitlements })},
+
+	{flag: "runtime", usage: "`NAME` or path of the OCI runtime", set: text(func(c *Config) *string { return &c.Sandbox.Runtime })},
+	{flag: "max-parallelism", usage: "most steps that run at once (`N`); 0 is no limit", set: number(func(c *Config) *int { return &c.Sandbox.MaxParallelism })},
+	{flag: "cgroup-parent", usage: "`CGROUP` for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.CgroupParent })},
+	{flag: "apparmor-profile", usage: "AppArmor profile (`NAME`) for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.AppArmor })},
+	{flag: "rootless", usage: "run in a user namespace without the rights of root", set: boolean(func(c *Config) *bool { return &c.Sandbox.Rootless })},
+	{flag: "host-pid", usage: "let the processes of builds see those of the daemon; only when rootless", set: boolean(func(c *Config) *bool { return &c.Sandbox.HostPID })},
+
+	{flag: "network", usage: "network `MODE` of the processes of builds: auto, host, bridge or cni", set: text(func(c *Config) *string { return &c.Network.Mode })},
+	{flag: "cni-config", usage: "CNI network list `FILE` for network mode cni", set: text(func(c *Config) *string { return &c.Network.CNIConfig })},
+	{flag: "cni-bin-dir", usage: "`DIR` of CNI plugins", set: text(func(c *Config) *string { return &c.Network.CNIBinDir })},
+	{flag: "dns", usage: "`ADDRESS` of a name server for builds (repeatable)", set: texts(func(c *Config) *[]string { return &c.DNS.Nameservers })},
+	{flag: "certs-dir", usage: "`DIR` with hosts.toml or certificates of registries (repeatable)", set: texts(func(c *Config) *[]string { return &c.CertsDirs })},
+
+	{flag: "gc", usage: "remove what was not used for long when the disk fills up (default true)", set: boolean(func(c *Config) *bool { return &c.GC.Enabled })},
+	{flag: "gc-reserved-space", usage: "`SIZE` of cache that is never removed: bytes, 10GB or 10%", set: size(func(c *Config) *Size { return &c.GC.ReservedSpace })},
+	{flag: "gc-max-used-space", usage: "most `SIZE` of cache", set: size(func(c *Config) *Size { return &c.GC.MaxUsedSpace })},
+	{flag: "gc-min-free-space", usage: "`SIZE` of the disk to leave free", set: size(func(c *Config) *Size { return &c.GC.MinFreeSpace })},
+	{flag: "history-max-age", usage: "keep records of builds for this `DURATION`, such as 48h", set: duration(func(c *Config) *Duration { return &c.History.MaxAge })},
+	{flag: "history-max-entries", usage: "keep this many (`N`) records of builds whatever their age; 0 records nothing", set: number(func(c *Config) *int { return &c.History.MaxEntries })},
+})
+
+func withVariables(prefix string, settings []setting[Config]) []setting[Config] {
+	for i := range settings {
+		settings[i].env = prefix + strings.ToUpper(strings.ReplaceAll(settings[i].flag, "-", "_"))
+	}
+	return settings
+}
+
+func parseKilnd(args []string, env Environment) (Config, error) {
+	c := Default(env)
+	extra := pflag.NewFlagSet("", pflag.ContinueOnError)
+	file := extra.String("config", "", "read settings from the TOML `FILE`")
+	flags, err := parseFlags(kilnd, extra, args)
+	if err != nil {
+		return c, err
+	}
+	name := env.get("KILN_CONFIG", *file)
+	if *file != "" {
+		name = *file
+	}
+	if err := readKilndFile(&c, name, env); err != nil {
+		return c, err
+	}
+	return c, apply(&c, kilnd, flags, env)
+}
+
+// readKilndFile reads the file with the given name, which must exist, or the
+// usual one, which need not.
+func readKilndFile(c *Config, name string, env Environment) error {
+	usual := name == ""
+	if usual {
+		name = filepath.Join(env.paths("kiln").config, "config.toml")
+	}
+	unknown, err := readFile(name, c)
+	if err != nil {
+		if usual && isMissing(err) {
+			return nil
+		}
+		return err
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("configuration: %s: unknown keys: %s; config.toml.example has all there are", name, strings.Join(unknown, ", "))
+	}
+	return nil
+}
+
+const kilndHelp = `kilnd builds container images. It serves the API of BuildKit.
+
+Usage: kilnd [FLAGS]
+
+Each flag has an environment variable, such as KILN_LOG_LEVEL for --log-level,
+and a key in the configuration file. Flags go before variables, and these before
+the file.
+
+Flags:
+      --config FILE                   read settings from the TOML FILE
+`

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/util/entitlements"
+)
+
+// validate checks what the types can't say. Its errors name the key and what
+// may be there instead.
+func (c *Config) validate() error {
+	errs := []error{
+		oneOf("backend", c.Backend, BackendAuto, BackendHost, BackendEmbedded),
+		oneOf("log.format", c.Log.Format, "text", "json"),
+		oneOf("log.level", c.Log.Level, "fatal", "error", "warn", "info", "debug", "trace"),
+		oneOf("network.mode", c.Network.Mode, "auto", "host", "bridge", "cni"),
+		atLeastZero("sandbox.maxParallelism", c.Sandbox.MaxParallelism),
+		atLeastZero("network.poolSize", c.Network.PoolSize),
+		atLeastZero("history.maxEntries", c.History.MaxEntries),
+		c.TLS.validate(),
+	}
+	if c.Root == "" {
+		errs = append(errs, errors.New("root: is empty; give a directory"))
+	}
+	if len(c.Addresses) == 0 {
+		errs = append(errs, errors.New("address: is empty; give for instance unix:///run/kiln/kilnd.sock"))
+	}
+	for _, address := range c.Addresses {
+		errs = append(errs, checkAddress(address))
+	}
+	for _, name := range c.Entitlements {
+		if _, _, err := entitlements.Parse(name); err != nil {
+			errs = append(errs, fmt.Errorf("entitlements: %w; there are network.host, security.insecure and device", err))
+		}
+	}
+	for _, p := range c.Platforms {
+		if _, err := platforms.Parse(p); err != nil {
+			errs = append(errs, fmt.Errorf("platforms: %w", err))
+		}
+	}
+	for _, s := range c.DNS.Nameservers {
+		if net.ParseIP(s) == nil {
+			errs = append(errs, fmt.Errorf("dns.nameservers: %q is not an IP address", s))
+		}
+	}
+	if c.Sandbox.HostPID && !c.Sandbox.Rootless {
+		errs = append(errs, errors.New("sandbox.hostPID: only a rootless daemon may let builds see its processes; set sandbox.rootless too, or leave it out"))
+	}
+	return errors.Join(errs...)
+}
+
+func (t TLS) validate() error {
+	if (t.Cert == "") != (t.Key == "") {
+		return errors.New("tls: cert and key belong together; give both or none")
+	}
+	if t.CA != "" && t.Cert == "" {
+		return errors.New("tls.ca: needs tls.cert and tls.key too")
+	}
+	return nil
+}
+
+func oneOf[T ~string](key string, value T, allowed ...T) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	names := make([]string, len(allowed))
+	for i, a := range allowed {
+		names[i] = string(a)
+	}
+	return fmt.Errorf("%s: %q is none of %s", key, value, strings.Join(names, ", "))
+}
+
+func atLeastZero(key string, n int) error {
+	if n < 0 {
+		return fmt.Errorf("%s: %d is negative; 0 is no limit, or none", key, n)
+	}
+	return nil
+}
+
+func checkAddress(address string) error {
+	scheme, rest, _ := strings.Cut(address, "://")
+	switch scheme {
+	case "unix":
+		if !filepath.IsAbs(rest) {
+			return fmt.Errorf("address: %q: the path of a socket must be absolute", address)
+		}
+	case "tcp":
+		if _, _, err := net.SplitHostPort(rest); err != nil {
+			return fmt.Errorf("address: %q: %w", address, err)
+		}
+	case "fd":
+	default:
+		return fmt.Errorf("address: %q begins with none of unix://, tcp:// and fd://", address)
+	}
+	return nil
+}
