@@ -62,6 +62,10 @@ type Builder struct {
 	builds map[string]*frontend.Bridge
 	// changed is closed and replaced whenever a build begins.
 	changed chan struct{}
+
+	stopCollecting context.CancelFunc
+	built          chan struct{} // a collection is wanted
+	collected      chan struct{} // closed when there will be no more
 }
 
 // Open opens the builder whose directory is cfg.Root. What an earlier process
@@ -103,6 +107,10 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 		return nil, err
 	}
 	b.scheduler = schedule.New(b.records)
+	b.built, b.collected = make(chan struct{}, 1), make(chan struct{})
+	var collecting context.Context
+	collecting, b.stopCollecting = context.WithCancel(context.WithoutCancel(ctx))
+	go b.collect(collecting)
 	return b, nil
 }
 
@@ -124,6 +132,8 @@ func (b *Builder) makeOps() (err error) {
 
 // Close ends all builds, waits for them, and leaves nothing mounted.
 func (b *Builder) Close(ctx context.Context) error {
+	b.stopCollecting()
+	<-b.collected
 	b.scheduler.Close()
 	return errors.Join(b.layers.Close(ctx), b.records.Close())
 }
