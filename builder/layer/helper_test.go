@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -62,6 +63,18 @@ func lease(t testing.TB, ctx context.Context, st *store.Store) context.Context {
 	}
 	return leases.WithLease(ctx, l.ID)
 }
+
+// deleteLease deletes the lease of ctx.
+func deleteLease(t testing.TB, ctx context.Context, st *store.Store) {
+	t.Helper()
+	id, _ := leases.FromContext(ctx)
+	if err := st.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// epoch is a time for files whose layers are compared.
+var epoch = time.Unix(1000, 0)
 
 // mountsBelow returns the mount points below the directory.
 func mountsBelow(t testing.TB, dir string) (found []string) {

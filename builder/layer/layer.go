@@ -24,6 +24,9 @@ type Layer struct {
 	Description string
 	// Lease keeps the layer; "" where nobody of us made it.
 	Lease string
+
+	// source is the blob that the layer was unpacked from; nil for none.
+	source *Blob
 }
 
 // Chain returns the layers that make up the tree, lowest first.

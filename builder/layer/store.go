@@ -52,7 +52,10 @@ type Store struct {
 
 	views      views
 	trees      trees
-	unpacking  keyLock
+	digests    digests
+	background background
+	unpacking  keyLock // by chain ID
+	packing    keyLock // by layer and compression
 	noVolatile atomic.Bool
 	nextDir    atomic.Int64
 }
@@ -80,6 +83,7 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	}
 	s := &Store{store: st, root: root, id: id, lease: "kiln-mounts-" + id}
 	s.views.init(s, cfg.Linger)
+	s.background.init()
 	ctx = st.Context(ctx)
 	if err := s.reconcile(ctx); err != nil {
 		return nil, err
@@ -103,9 +107,11 @@ func readID(path string) (string, error) {
 	return id, os.WriteFile(path, []byte(id+"\n"), 0o600)
 }
 
-// Close unmounts everything that the store has mounted, whether in use or not.
+// Close ends what runs in the background and unmounts everything that the store
+// has mounted, whether in use or not.
 func (s *Store) Close(ctx context.Context) error {
 	ctx = s.store.Context(ctx)
+	s.background.close()
 	errs := []error{s.views.close(), s.trees.close()}
 	err := s.store.Leases.Delete(ctx, leases.Lease{ID: s.lease})
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -142,6 +148,7 @@ func fromInfo(info snapshots.Info) *Layer {
 	if t, err := time.Parse(time.RFC3339Nano, info.Labels[labelCreated]); err == nil {
 		l.Created = t
 	}
+	l.source = readBlob(info.Labels, sourceBlob)
 	return l
 }
 

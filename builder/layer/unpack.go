@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -69,7 +70,7 @@ func (s *Store) Unpack(ctx context.Context, img Image, progress event.Progress) 
 			return nil, fmt.Errorf("unpack layer %s: %w", img.Layers[i].Digest, noSpace(err))
 		}
 	}
-	return s.describe(ctx, img, chain)
+	return s.openChain(ctx, img, chain)
 }
 
 func (img Image) check() error {
@@ -176,6 +177,11 @@ func (s *Store) unpackLayer(ctx context.Context, img Image, i int, chain []diges
 	if applied.Digest != img.DiffIDs[i] {
 		return abort(fmt.Errorf("its content is %s, the image's config says %s: %w", applied.Digest, img.DiffIDs[i], errdefs.ErrFailedPrecondition))
 	}
+	source, err := blobLabels(sourceBlob, *img.blob(i))
+	if err != nil {
+		return abort(err)
+	}
+	maps.Copy(labels, source)
 	if err := s.store.Snapshots.Commit(ctx, name, key, snapshots.WithLabels(labels)); errdefs.IsAlreadyExists(err) {
 		return abort(nil)
 	} else if err != nil {
@@ -204,6 +210,13 @@ func (img Image) snapshotLabels(i int, name string) map[string]string {
 	return labels
 }
 
+// blob returns the blob of layer i.
+func (img Image) blob(i int) *Blob {
+	b := &Blob{Desc: img.Layers[i], DiffID: img.DiffIDs[i]}
+	b.Desc.MediaType = ociMediaType(b.Desc.MediaType)
+	return b
+}
+
 // labelBlob writes down what a blob's verified diff ID is.
 func (s *Store) labelBlob(ctx context.Context, blob, diffID digest.Digest) error {
 	info := content.Info{Digest: blob, Labels: map[string]string{labels.LabelUncompressed: diffID.String()}}
@@ -214,8 +227,9 @@ func (s *Store) labelBlob(ctx context.Context, blob, diffID digest.Digest) error
 	return nil
 }
 
-// describe opens the finished chain.
-func (s *Store) describe(ctx context.Context, img Image, chain []digest.Digest) (*Layer, error) {
+// openChain opens the finished chain and makes its layers remember what they
+// came from.
+func (s *Store) openChain(ctx context.Context, img Image, chain []digest.Digest) (*Layer, error) {
 	if len(chain) == 0 {
 		return nil, nil
 	}
@@ -231,6 +245,17 @@ func (s *Store) describe(ctx context.Context, img Image, chain []digest.Digest) 
 		}
 		if img.Description != nil {
 			l.Description = img.Description[i]
+		}
+		known := l.source
+		l.source = img.blob(i)
+		if l.source.Absent, err = s.absent(ctx, l.source.Desc.Digest); err != nil {
+			return nil, err
+		}
+		if known != nil && known.Desc.Digest == l.source.Desc.Digest && known.Absent == l.source.Absent {
+			continue
+		}
+		if err := s.recordBlob(ctx, l.Name, sourceBlob, *l.source); err != nil {
+			return nil, err
 		}
 	}
 	return top, nil

@@ -79,8 +79,7 @@ func (f *frames) flush() {
 	}
 }
 
-// Close writes what is left and returns the first error of the writing. An
-// empty stream is an empty frame.
+// Close writes what is left and returns the first error of the writing.
 func (f *frames) Close() error {
 	f.flush()
 	close(f.queue)

@@ -1,0 +1,167 @@
+package layer
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kiln-build/kiln/builder/layer/changes"
+	"github.com/kiln-build/kiln/builder/layer/pack"
+)
+
+// blobLease bounds how long a blob stays that was made, but not written down
+// because the process was killed.
+const blobLease = time.Hour
+
+// tarFunc writes a layer's tar.
+type tarFunc func(ctx context.Context, w io.Writer) error
+
+// makeBlob makes a blob of the layer and writes it down. source is the blob
+// that the layer came from, nil for none: as long as it is there it is what is
+// compressed, because only that surely gives its diff ID again.
+func (s *Store) makeBlob(ctx context.Context, l *Layer, o pack.Options, source *Blob) (_ Blob, err error) {
+	lease, err := s.store.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(blobLease))
+	if err != nil {
+		return Blob{}, fmt.Errorf("lease for a blob: %w", err)
+	}
+	ctx = leases.WithLease(ctx, lease.ID)
+	defer func() {
+		ctx, cancel := s.cleanupContext(ctx)
+		defer cancel()
+		if derr := s.store.Leases.Delete(ctx, lease); derr != nil && !errdefs.IsNotFound(derr) {
+			err = errors.Join(err, fmt.Errorf("lease for a blob: %w", derr))
+		}
+	}()
+	var b Blob
+	if source != nil && !source.Absent {
+		b, err = s.writeBlob(ctx, o, s.unpacked(source.Desc))
+		if err == nil && o.Type != EStargz && b.DiffID != source.DiffID {
+			err = fmt.Errorf("blob %s decompresses to %s, not to %s: %w", source.Desc.Digest, b.DiffID, source.DiffID, errdefs.ErrDataLoss)
+		}
+	} else {
+		b, err = s.writeDiff(ctx, l, o)
+	}
+	if err != nil {
+		return Blob{}, err
+	}
+	return b, s.recordBlob(ctx, l.Name, o.String(), b)
+}
+
+// unpacked decompresses a blob in the content store.
+func (s *Store) unpacked(desc ocispec.Descriptor) tarFunc {
+	return func(ctx context.Context, w io.Writer) error {
+		ra, err := s.store.Content.ReaderAt(ctx, desc)
+		if err != nil {
+			return err
+		}
+		defer ra.Close()
+		r, err := compression.DecompressStream(bufio.NewReaderSize(content.NewReader(ra), 1<<20))
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = io.Copy(w, r)
+		return err
+	}
+}
+
+// writeDiff makes a blob of what the layer changes in its parent.
+func (s *Store) writeDiff(ctx context.Context, l *Layer, o pack.Options) (Blob, error) {
+	upper, release, err := s.views.acquire(ctx, l)
+	if err != nil {
+		return Blob{}, err
+	}
+	defer release()
+	lower := &view{}
+	if l.Parent != nil {
+		if lower, release, err = s.views.acquire(ctx, l.Parent); err != nil {
+			return Blob{}, err
+		}
+		defer release()
+	}
+	if u, ok := upperDir(upper, lower); ok {
+		b, err := s.writeBlob(ctx, o, u.Write)
+		if !errors.Is(err, changes.ErrIncomplete) {
+			return b, err
+		}
+	}
+	return s.writeBlob(ctx, o, func(ctx context.Context, w io.Writer) error {
+		return changes.Compare(ctx, w, lower.dir, upper.dir)
+	})
+}
+
+// upperDir finds the directory that holds only what a layer changes, where the
+// snapshotter keeps one. lower is the parent's view, or empty.
+func upperDir(upper, lower *view) (changes.Upper, bool) {
+	if len(upper.mounts) != 1 {
+		return changes.Upper{}, false
+	}
+	layers, ok := overlayLayers(upper.mounts)
+	if lower.dir == "" { // all is added, whatever holds it
+		return changes.Upper{Dir: upper.dir, Xattrs: xattrPrefix(upper)}, len(layers) <= 1
+	}
+	below, belowOK := overlayLayers(lower.mounts)
+	if !ok || !belowOK || len(layers) != len(below)+1 || strings.Join(layers[1:], ":") != strings.Join(below, ":") {
+		return changes.Upper{}, false
+	}
+	return changes.Upper{Dir: layers[0], Base: lower.dir, Xattrs: xattrPrefix(upper)}, true
+}
+
+// writeBlob writes a tar to the content store, compressed.
+func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ Blob, err error) {
+	ref := "kiln-" + strings.ToLower(rand.Text())
+	w, err := content.OpenWriter(ctx, s.store.Content, content.WithRef(ref))
+	if err != nil {
+		return Blob{}, fmt.Errorf("write a blob: %w", err)
+	}
+	committed := false
+	defer func() {
+		w.Close()
+		if !committed {
+			ctx, cancel := s.cleanupContext(ctx)
+			defer cancel()
+			if aerr := s.store.Content.Abort(ctx, ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+				err = errors.Join(err, fmt.Errorf("remove an unfinished blob: %w", aerr))
+			}
+		}
+	}()
+	buffered := bufio.NewWriterSize(w, 1<<20)
+	packed, err := pack.Pack(ctx, buffered, o, func(w io.Writer) error { return tar(ctx, w) })
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err != nil {
+		return Blob{}, err
+	}
+	label := map[string]string{labels.LabelUncompressed: packed.DiffID.String()}
+	dgst := w.Digest()
+	if err := w.Commit(ctx, 0, dgst, content.WithLabels(label)); err != nil && !errdefs.IsAlreadyExists(err) {
+		return Blob{}, fmt.Errorf("write blob %s: %w", dgst, err)
+	}
+	committed = true
+	if err := s.labelBlob(ctx, dgst, packed.DiffID); err != nil {
+		return Blob{}, err
+	}
+	info, err := s.store.Content.Info(ctx, dgst)
+	if err != nil {
+		return Blob{}, fmt.Errorf("write blob %s: %w", dgst, err)
+	}
+	return Blob{
+		Desc: ocispec.Descriptor{
+			MediaType: o.Type.MediaType(), Digest: dgst, Size: info.Size, Annotations: packed.Annotations,
+		},
+		DiffID: packed.DiffID,
+	}, nil
+}
