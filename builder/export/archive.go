@@ -1,0 +1,122 @@
+package export
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/kiln-build/kiln/builder/session"
+)
+
+// archiveExporter sends an image to the client, as an OCI layout or as what
+// docker load reads. Beside those of [imageOptions] it takes the attribute
+//
+//	tar   one tar file (default true), or each blob into the client's content
+//	      store "export", in which it makes a layout
+type archiveExporter struct {
+	*Exporters
+	imageOptions
+	Target
+	tar bool
+}
+
+func newArchive(e *Exporters, t Target) (Exporter, error) {
+	a := newAttrs(t.Attrs)
+	x := &archiveExporter{Exporters: e, Target: t, tar: a.mention("tar", true)}
+	var err error
+	x.imageOptions, err = a.imageOptions(t)
+	return x, err
+}
+
+func (x *archiveExporter) Name() string {
+	return fmt.Sprintf("exporting to %s image format", x.Type)
+}
+
+func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result) (_ Outcome, err error) {
+	if x.Type == "docker" && r.isMap() {
+		return Outcome{}, fmt.Errorf("docker exporter does not currently support exporting manifest lists "+
+			"(build for one platform, or use the oci exporter): %w", errdefs.ErrInvalidArgument)
+	}
+	client, err := x.cfg.Sessions.Get(ctx, x.Session)
+	if err != nil {
+		return Outcome{}, err
+	}
+	ctx, release, err := x.lease(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	img, err := x.build(ctx, job, r, x.imageOptions)
+	if err != nil {
+		return Outcome{}, err
+	}
+	img.stamp(time.Now())
+	names, err := img.imageNames(x.names)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if err := normalize(names); err != nil {
+		return Outcome{}, err
+	}
+	if err := x.write(ctx, job.Progress, img); err != nil {
+		return Outcome{}, err
+	}
+	resp, err := img.response(names)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if x.tar {
+		err = x.sendTar(ctx, job, client, img, session.Output{ID: x.ID, Metadata: resp}, names)
+	} else {
+		err = x.sendBlobs(ctx, job, client, img)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Response: resp, Descriptor: &img.root, Release: release}, nil
+}
+
+// stamp writes on the image's descriptor when it was made.
+func (b *built) stamp(now time.Time) {
+	if _, ok := b.root.Annotations[ocispec.AnnotationCreated]; ok {
+		return
+	}
+	if b.epoch != nil {
+		now = *b.epoch
+	}
+	b.root.Annotations[ocispec.AnnotationCreated] = now.UTC().Format(time.RFC3339)
+}
+
+// normalize replaces names by what docker and containerd call the images.
+func normalize(names []string) error {
+	for i, name := range names {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return fmt.Errorf("failed to parse %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		}
+		names[i] = reference.TagNameOnly(named).String()
+	}
+	return nil
+}
+
+// sendTar streams the archive to the client.
+func (x *archiveExporter) sendTar(ctx context.Context, job schedule.Job, client *session.Client, img *built, to session.Output, names []string) error {
+	opts := []archive.ExportOpt{archive.WithManifest(img.root, names...)}
+	if x.Type == "oci" {
+		opts = append(opts, archive.WithAllPlatforms(), archive.WithSkipDockerManifest())
+	}
+	return sendFile(ctx, client, to, job.Progress, func(w io.Writer) error {
+		return archive.Export(ctx, x.cfg.Store.Content, w, opts...)
+	})
+}

@@ -1,0 +1,196 @@
+package export
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/export/assemble"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/schedule"
+)
+
+// built is an image whose layers are in the content store.
+type built struct {
+	// root describes the image as a whole: its index or only manifest.
+	root      ocispec.Descriptor
+	index     *assemble.Document // nil where there is one manifest only
+	platforms []platformImage
+	// epoch is for the whole image; nil: none.
+	epoch    *time.Time
+	metadata map[string][]byte
+}
+
+// platformImage is the image for one platform.
+type platformImage struct {
+	part
+	*assemble.Image
+	// snapshot is the name of the unpacked tree that the config is to keep;
+	// "": none.
+	snapshot string
+}
+
+// chainID names the snapshot that a container of the image starts from; "" for
+// an empty image.
+func (b *platformImage) chainID() string {
+	if len(b.DiffIDs) == 0 {
+		return ""
+	}
+	return identity.ChainID(b.DiffIDs).String()
+}
+
+// build makes the layers' blobs and the image's documents.
+func (e *Exporters) build(ctx context.Context, job schedule.Job, r Result, o imageOptions) (*built, error) {
+	r.Metadata = maps.Clone(r.Metadata)
+	if r.Metadata == nil {
+		r.Metadata = map[string][]byte{}
+	}
+	for k, v := range o.metadata {
+		r.Metadata[k] = []byte(v)
+	}
+	parts, err := r.parts()
+	if err != nil {
+		return nil, err
+	}
+	annotations, err := o.annotationsFor(r, parts)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := e.blobs(ctx, job.Progress, parts, o.compression)
+	if err != nil {
+		return nil, err
+	}
+	b := &built{metadata: r.Metadata}
+	var manifests []ocispec.Descriptor
+	for i, p := range parts {
+		img, err := o.assemble(p, r.Metadata, blobs[i], annotations)
+		if err != nil {
+			return nil, fmt.Errorf("image for %s: %w", p.ID, err)
+		}
+		b.platforms = append(b.platforms, platformImage{part: p, Image: img})
+		desc := img.Manifest.Desc
+		desc.Annotations = annotations.At(assemble.OnManifestDescriptor, p.Platform.Platform)
+		desc.Platform = &p.Platform.Platform
+		manifests = append(manifests, desc)
+	}
+	if b.epoch, err = o.epoch.of(parts[0].Platform, r.Metadata); err != nil {
+		return nil, err
+	}
+	if !r.isMap() {
+		b.root = manifests[0]
+		return b, nil
+	}
+	index, err := assemble.Index(o.types, manifests, annotations.OfIndex(assemble.OnIndex))
+	if err != nil {
+		return nil, err
+	}
+	b.index, b.root = &index, index.Desc
+	b.root.Annotations = annotations.OfIndex(assemble.OnIndexDescriptor)
+	return b, nil
+}
+
+// annotationsFor joins the target's annotations with the frontend's, which win.
+func (o *imageOptions) annotationsFor(r Result, parts []part) (assemble.Annotations, error) {
+	more, err := assemble.ParseAnnotations(r.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	all := append(o.annotations[:len(o.annotations):len(o.annotations)], more...)
+	platforms := make([]assemble.Platform, len(parts))
+	for i, p := range parts {
+		platforms[i] = p.Platform
+	}
+	if err := all.Check(o.types, platforms); err != nil {
+		return nil, err
+	}
+	if !r.isMap() {
+		return all, all.CheckSingle()
+	}
+	return all, nil
+}
+
+// blobs makes the blobs of all platforms' layers.
+func (e *Exporters) blobs(ctx context.Context, progress event.Progress, parts []part, c layer.Compression) ([][]layer.Blob, error) {
+	item := progress.Begin("exporting layers")
+	defer item.Done()
+	blobs := make([][]layer.Blob, len(parts))
+	eg, ctx := errgroup.WithContext(ctx)
+	for i, p := range parts {
+		eg.Go(func() (err error) {
+			blobs[i], err = e.cfg.Layers.Blobs(ctx, p.tree, c, progress)
+			if have := len(p.tree.Chain()); err == nil && len(blobs[i]) != have {
+				err = fmt.Errorf("%d blobs for %d layers", len(blobs[i]), have)
+			}
+			if err != nil {
+				return fmt.Errorf("layers for %s: %w", p.ID, err)
+			}
+			return nil
+		})
+	}
+	return blobs, eg.Wait()
+}
+
+// assemble makes the documents for one platform.
+func (o *imageOptions) assemble(p part, metadata map[string][]byte, blobs []layer.Blob, as assemble.Annotations) (*assemble.Image, error) {
+	at, err := o.epoch.of(p.Platform, metadata)
+	if err != nil {
+		return nil, err
+	}
+	if o.rewrite && at != nil {
+		return nil, errRewrite
+	}
+	in := assemble.Input{
+		Config:           p.Lookup(metadata, assemble.KeyConfig),
+		Base:             p.Lookup(metadata, assemble.KeyBaseConfig),
+		Types:            o.types,
+		NonDistributable: o.nonDistributable,
+		Annotations:      as.At(assemble.OnManifest, p.Platform.Platform),
+		Epoch:            at,
+	}
+	for i, l := range p.tree.Chain() {
+		in.Layers = append(in.Layers, assemble.Layer{
+			Desc: blobs[i].Desc, DiffID: blobs[i].DiffID, Created: l.Created, Description: l.Description,
+		})
+	}
+	return assemble.New(in)
+}
+
+// imageNames are the names that the target asked for.
+func (b *built) imageNames(asked string) ([]string, error) {
+	if asked == "*" {
+		asked = string(b.metadata[assemble.KeyName])
+		if asked == "" {
+			return nil, errors.New(`"name=*" needs a frontend that names the image, and this one didn't`)
+		}
+	}
+	return splitNames(asked)
+}
+
+// response is what the client is told of the image.
+func (b *built) response(names []string) (map[string]string, error) {
+	desc, err := json.Marshal(b.root)
+	if err != nil {
+		return nil, fmt.Errorf("image descriptor: %w", err)
+	}
+	resp := map[string]string{
+		"containerimage.digest":     b.root.Digest.String(),
+		"containerimage.descriptor": base64.StdEncoding.EncodeToString(desc),
+	}
+	if b.index == nil {
+		resp["containerimage.config.digest"] = b.platforms[0].Config.Desc.Digest.String()
+	}
+	if len(names) > 0 {
+		resp["image.name"] = strings.Join(names, ",")
+	}
+	return resp, nil
+}

@@ -1,0 +1,182 @@
+package export
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/epoch"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+
+	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/schedule"
+)
+
+// imageExporter writes images into the image store, and pushes them. Beside
+// those of [imageOptions] it takes the attributes
+//
+//	store                 record the image (default true)
+//	unpack                make the snapshots that a container of it needs
+//	push, push-by-digest, registry.insecure
+//	name-canonical        record it as NAME@DIGEST, too
+//	dangling-name-prefix  record it as PREFIX@DIGEST, too,
+//	danging-name-empty-only  but only if it has no name
+type imageExporter struct {
+	*Exporters
+	imageOptions
+	store, unpack, canonical  bool
+	push, byDigest, insecure  bool
+	danglingPrefix            string
+	danglingOnlyIfNoOtherName bool
+}
+
+func newImage(e *Exporters, t Target) (Exporter, error) {
+	a := newAttrs(t.Attrs)
+	x := &imageExporter{
+		Exporters:                 e,
+		store:                     a.mention("store", true),
+		unpack:                    a.mention("unpack", false),
+		canonical:                 a.mention("name-canonical", false),
+		push:                      a.mention("push", t.Type == "registry"),
+		byDigest:                  a.mention("push-by-digest", false),
+		insecure:                  a.mention("registry.insecure", false),
+		danglingPrefix:            a.text("dangling-name-prefix"),
+		danglingOnlyIfNoOtherName: a.mention("danging-name-empty-only", false),
+	}
+	// Nothing is stored incompletely, whether asked for or not.
+	a.mention("unsafe-internal-store-allow-incomplete", false)
+	var err error
+	if x.imageOptions, err = a.imageOptions(t); err != nil {
+		return nil, err
+	}
+	if x.rewrite && x.unpack {
+		return nil, fmt.Errorf(`exporter option "rewrite-timestamp" conflicts with "unpack": %w`, errdefs.ErrInvalidArgument)
+	}
+	return x, nil
+}
+
+func (x *imageExporter) Name() string { return "exporting to image" }
+
+func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) (_ Outcome, err error) {
+	ctx, release, err := x.lease(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	img, err := x.build(ctx, job, r, x.imageOptions)
+	if err != nil {
+		return Outcome{}, err
+	}
+	named, err := img.imageNames(x.names)
+	if err != nil {
+		return Outcome{}, err
+	}
+	names := named
+	if x.danglingPrefix != "" && (len(named) == 0 || !x.danglingOnlyIfNoOtherName) {
+		names = append(named[:len(named):len(named)], x.danglingPrefix+"@"+img.root.Digest.String())
+	}
+	record := x.store && len(names) > 0
+	unpack := x.unpackable(img)
+	if record && unpack != nil {
+		unpack.snapshot = unpack.chainID()
+	}
+	if err := x.write(ctx, job.Progress, img); err != nil {
+		return Outcome{}, err
+	}
+	if record && unpack != nil {
+		if err := x.unpackTo(ctx, job.Progress, unpack, names[0]); err != nil {
+			return Outcome{}, err
+		}
+	}
+	if record {
+		for _, name := range names {
+			if err := x.record(ctx, job.Progress, img, name); err != nil {
+				return Outcome{}, err
+			}
+		}
+	}
+	resp, err := img.response(names)
+	if err != nil {
+		return Outcome{}, err
+	}
+	out := Outcome{Response: resp, Descriptor: &img.root, Release: release}
+	if x.push && len(named) > 0 {
+		out.Finalize = x.pushing(job, img, named)
+	}
+	return out, nil
+}
+
+// record gives the image a name in the store, in place of what had the name.
+func (x *imageExporter) record(ctx context.Context, progress event.Progress, img *built, name string) error {
+	defer progress.Begin("naming to " + name).Done()
+	if img.epoch != nil {
+		ctx = epoch.WithSourceDateEpoch(ctx, img.epoch)
+	}
+	all := []string{name}
+	if x.canonical && !strings.Contains(name, "@") {
+		all = append(all, name+"@"+img.root.Digest.String())
+	}
+	for _, name := range all {
+		if err := putImage(ctx, x.cfg.Store.Images, images.Image{Name: name, Target: img.root}); err != nil {
+			return fmt.Errorf("name the image %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// putTries is how often a record may be created and deleted by others before
+// we give up.
+const putTries = 10
+
+// putImage updates the record or creates it.
+func putImage(ctx context.Context, store images.Store, img images.Image) error {
+	var err error
+	for range putTries {
+		if _, err = store.Update(ctx, img); !errdefs.IsNotFound(err) {
+			return err
+		}
+		if _, err = store.Create(ctx, img); !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// unpackable is the part of the image that a container on this machine would
+// run; nil if there is none or it isn't to be unpacked.
+func (x *imageExporter) unpackable(img *built) *platformImage {
+	if !x.unpack {
+		return nil
+	}
+	match := platforms.Only(platforms.Normalize(platforms.DefaultSpec()))
+	var best *platformImage
+	for i := range img.platforms {
+		p := &img.platforms[i]
+		if match.Match(p.Platform.Platform) && len(p.DiffIDs) > 0 &&
+			(best == nil || match.Less(p.Platform.Platform, best.Platform.Platform)) {
+			best = p
+		}
+	}
+	return best
+}
+
+// unpackTo makes the snapshots that containerd starts containers of the image
+// from. The tree that the image was made of serves where it has the name.
+func (x *imageExporter) unpackTo(ctx context.Context, progress event.Progress, p *platformImage, name string) error {
+	if p.tree.Name == p.chainID() {
+		return nil
+	}
+	defer progress.Begin("unpacking to " + name).Done()
+	_, err := x.cfg.Layers.Unpack(ctx, layer.Image{Layers: p.Layers, DiffIDs: p.DiffIDs}, progress)
+	if err != nil {
+		return fmt.Errorf("unpack the image for %s: %w", p.ID, err)
+	}
+	return nil
+}
