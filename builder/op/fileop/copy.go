@@ -27,7 +27,7 @@ func Copy(ctx context.Context, src, dst *Tree, a *pb.FileActionCopy, owner *Owne
 	}
 	sources := []string{from}
 	if a.GetAllowWildcard() {
-		if sources, err = src.glob(from); err != nil {
+		if sources, err = src.glob(from, c.resolveSource); err != nil {
 			return err
 		}
 		if len(sources) == 0 && !a.GetAllowEmptyWildcard() {
@@ -169,16 +169,20 @@ func (c *copier) copy(ctx context.Context, from, to string) error {
 
 // source finds what is copied.
 func (c *copier) source(from string) (string, unix.Stat_t, error) {
-	resolve := c.src.resolveParent
-	if c.action.GetFollowSymlink() {
-		resolve = c.src.resolve
-	}
-	p, err := resolve(from)
+	p, err := c.resolveSource(from)
 	if err != nil {
 		return "", unix.Stat_t{}, err
 	}
 	st, err := c.src.stat(p)
 	return p, st, err
+}
+
+// resolveSource follows the last element of a path only if the action says so.
+func (c *copier) resolveSource(p string) (string, error) {
+	if c.action.GetFollowSymlink() {
+		return c.src.resolve(p)
+	}
+	return c.src.resolveParent(p)
 }
 
 // target decides what the copy of from, which st describes, is to be if the
@@ -193,8 +197,8 @@ func (c *copier) target(st unix.Stat_t, from, at string) (target, parent string,
 	intoDir := exists && old.Mode&unix.S_IFMT == unix.S_IFDIR
 	contents := isDir && c.action.GetDirCopyContents()
 	if isDir && !contents && exists || !isDir && intoDir {
-		at = path.Join(at, path.Base(path.Clean(from)))
-		at = strings.TrimPrefix(path.Clean("/"+at), "/")
+		// "dir/." has no name that could be added.
+		at = strings.TrimPrefix(path.Join("/", at, path.Base(from)), "/")
 	}
 	if contents && !exists {
 		return at, at, nil

@@ -1,18 +1,20 @@
 package fileop
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
 	"strings"
 
 	"github.com/kiln-build/kiln/builder/layer/checksum"
+	"golang.org/x/sys/unix"
 )
 
-// glob gives the paths that a pattern matches, sorted. Links are followed
-// before the first element that is a pattern, none after it. A path without
-// pattern is given as it is.
-func (t *Tree) glob(p string) ([]string, error) {
+// glob gives the paths that a pattern matches, sorted. What comes before the
+// first element that is a pattern is found with resolve and must exist; after
+// it no links are followed. A path without pattern is given as it is.
+func (t *Tree) glob(p string, resolve func(string) (string, error)) ([]string, error) {
 	dir, pattern := checksum.SplitPattern(path.Join("/", p))
 	if pattern == "" {
 		return []string{p}, nil
@@ -20,8 +22,11 @@ func (t *Tree) glob(p string) ([]string, error) {
 	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, fmt.Errorf("invalid pattern %q: %w", p, err)
 	}
-	at, err := t.resolve(dir)
+	at, err := resolve(dir)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := t.stat(at); err != nil {
 		return nil, err
 	}
 	paths := []string{at}
@@ -43,7 +48,7 @@ func (t *Tree) glob(p string) ([]string, error) {
 // is no directory has none.
 func (t *Tree) matching(p, pattern string) ([]string, error) {
 	d, err := t.openDir(p)
-	if isNotFound(err) {
+	if isNotFound(err) || errors.Is(err, unix.ELOOP) {
 		return nil, nil
 	}
 	if err != nil {

@@ -18,7 +18,8 @@ func (t *Tree) Remove(a *pb.FileActionRm) error {
 	paths := []string{a.GetPath()}
 	if a.GetAllowWildcard() {
 		var err error
-		if paths, err = t.glob(a.GetPath()); err != nil {
+		paths, err = t.glob(a.GetPath(), t.resolveParent)
+		if err != nil && !(a.GetAllowNotFound() && isNotFound(err)) {
 			return err
 		}
 	}

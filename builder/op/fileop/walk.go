@@ -71,6 +71,9 @@ func (w *walk) top(source, target string) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return w.topDir(source, target, st)
 	}
+	if target == "" {
+		return cannotReplace(target)
+	}
 	from, name, err := w.src.parent(source)
 	if err != nil {
 		return err
@@ -203,7 +206,7 @@ func (w *walk) replace(f file, make func() error) error {
 			return pathError("lstat", p, err)
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR && !w.action.GetAlwaysReplaceExistingDestPaths() {
-			return fmt.Errorf("cannot replace to directory %s with file", path.Join("/", p))
+			return cannotReplace(p)
 		}
 		if err := removeAt(f.dir.dst, f.as, p); err != nil {
 			return err
@@ -214,6 +217,10 @@ func (w *walk) replace(f file, make func() error) error {
 		return pathError("create", p, err)
 	}
 	return nil
+}
+
+func cannotReplace(p string) error {
+	return fmt.Errorf("cannot replace to directory %s with file", path.Join("/", p))
 }
 
 func parentPath(p string) string {
