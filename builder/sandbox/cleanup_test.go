@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -112,9 +111,9 @@ func TestSameIDTwice(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	r, _ := newRunc(t, nil)
-	root := sandboxtest.NewRoot(t)
 	var wg sync.WaitGroup
 	for i := range 16 {
+		root := sandboxtest.NewRoot(t)
 		wg.Go(func() {
 			want := fmt.Sprint(i, "\n")
 			s := sandbox.Spec{ID: fmt.Sprintf("many-%d", i), Root: root, Args: []string{"/bin/echo", fmt.Sprint(i)}}
@@ -126,30 +125,6 @@ func TestManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// daemonEnv makes this test binary a daemon that runs one process in that state
-// directory and on that root.
-const daemonEnv = "SANDBOX_TEST_DAEMON"
-
-func TestMain(m *testing.M) {
-	if where := os.Getenv(daemonEnv); where != "" {
-		if err := daemon(strings.Split(where, "|")); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-func daemon(where []string) error {
-	r, err := sandbox.NewRunc(sandbox.Config{Binary: where[0], StateDir: where[1], CgroupParent: where[2]})
-	if err != nil {
-		return err
-	}
-	s := sandbox.Spec{ID: "orphan", Root: where[3], Args: []string{"/bin/sleep", "1234567"}}
-	return r.Run(context.Background(), s, sandbox.IO{Stdout: os.Stdout}, func() { fmt.Println("started") })
-}
-
 // TestReconcile kills a daemon, with and without the runtime, while a process runs.
 func TestReconcile(t *testing.T) {
 	t.Parallel()
@@ -157,9 +132,7 @@ func TestReconcile(t *testing.T) {
 		t.Run(also, func(t *testing.T) {
 			t.Parallel()
 			r, cfg := newRunc(t, nil)
-			cmd := exec.Command("/proc/self/exe")
-			where := []string{cfg.Binary, cfg.StateDir, cfg.CgroupParent, sandboxtest.NewRoot(t)}
-			cmd.Env = []string{daemonEnv + "=" + strings.Join(where, "|")}
+			cmd := daemon{cfg, sandbox.Spec{ID: "orphan", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sleep", "1234567"}}}.command(t)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)

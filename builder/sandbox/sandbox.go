@@ -15,7 +15,8 @@ type Spec struct {
 	// processes and made of a-z, 0-9 and '-', at most 128 of them.
 	ID string
 	// Root is the absolute path of a directory on the host that is the process'
-	// root. The caller owns it: it is there before Run and after it.
+	// root. The caller owns it: it is there before Run and after it, and meanwhile
+	// is nobody else's.
 	Root         string
 	ReadonlyRoot bool
 	// Mounts are made in this order, after the usual ones (/proc, /dev, /sys,
