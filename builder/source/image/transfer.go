@@ -1,0 +1,131 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/event"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// transferAttempts is how often a transfer that broke off is taken up again.
+const transferAttempts = 5
+
+// errBroken marks transfers that broke off.
+var errBroken = errors.New("the transfer broke off")
+
+// transfer fetches a blob. What an earlier transfer has left is used; if the
+// whole turns out wrong then, all of it is fetched again.
+func (b *blobs) transfer(ctx context.Context, from remote, desc ocispec.Descriptor, progress event.Progress) error {
+	release, err := from.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	item := progress.Begin(desc.Digest.String())
+	defer item.Done()
+	resumed, err := b.write(ctx, from, desc, item)
+	if resumed && errdefs.IsFailedPrecondition(err) {
+		_, err = b.write(ctx, from, desc, item)
+	}
+	return err
+}
+
+// write fetches a blob into the store, where it is checked. What is wrong is
+// not kept.
+func (b *blobs) write(ctx context.Context, from remote, desc ocispec.Descriptor, item *event.Item) (resumed bool, err error) {
+	ref := remotes.MakeRefKey(ctx, desc)
+	w, err := content.OpenWriter(ctx, b.store.Content, content.WithRef(ref), content.WithDescriptor(desc))
+	if errdefs.IsAlreadyExists(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("store blob %s: %w", desc.Digest, err)
+	}
+	defer w.Close()
+	st, err := w.Status()
+	if err != nil {
+		return false, fmt.Errorf("store blob %s: %w", desc.Digest, err)
+	}
+	if err := fill(ctx, w, from, desc, st.Offset, item); err != nil {
+		return false, err
+	}
+	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(from.labels(nil)))
+	if err == nil || errdefs.IsAlreadyExists(err) {
+		return false, nil
+	}
+	if errdefs.IsFailedPrecondition(err) {
+		w.Close()
+		if aerr := b.store.Content.Abort(ctx, ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+			return false, errors.Join(err, aerr)
+		}
+	}
+	return st.Offset > 0, fmt.Errorf("blob %s is not what its digest says: %w", desc.Digest, err)
+}
+
+// fill copies the rest of a blob, in several attempts if need be. An attempt
+// that has brought something doesn't count.
+func fill(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor, offset int64, item *event.Item) error {
+	for failed := 0; offset < desc.Size; {
+		n, err := copyFrom(ctx, w, from, desc, offset, item)
+		offset += n
+		if err == nil {
+			break
+		}
+		if n > 0 {
+			failed = 0
+		}
+		failed++
+		if ctx.Err() != nil || failed >= transferAttempts || !errors.Is(err, errBroken) {
+			return fmt.Errorf("blob %s: %w", desc.Digest, err)
+		}
+		if !sleep(ctx, failed) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// copyFrom copies from the offset to the end and says how much that was.
+func copyFrom(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor, offset int64, item *event.Item) (copied int64, err error) {
+	rc, err := from.open(ctx, desc, offset)
+	if err != nil {
+		return 0, err
+	}
+	defer rc.Close()
+	buf := make([]byte, 256<<10)
+	for offset+copied < desc.Size {
+		n, rerr := rc.Read(buf[:min(int64(len(buf)), desc.Size-offset-copied)])
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return copied, fmt.Errorf("store: %w", err)
+			}
+			copied += int64(n)
+			item.Set(offset+copied, desc.Size)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return copied, context.Cause(ctx)
+		case rerr != nil && offset+copied < desc.Size:
+			return copied, fmt.Errorf("%w after %d of %d bytes: %w", errBroken, offset+copied, desc.Size, rerr)
+		}
+	}
+	return copied, nil
+}
+
+func sleep(ctx context.Context, attempt int) bool {
+	t := time.NewTimer(100 * time.Millisecond << attempt)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
