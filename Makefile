@@ -3,26 +3,28 @@
 BIN      := bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX   ?= /usr/local
-RUN      ?= .
 BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 # Programs that the tests, and more programs that the other targets, run. What
 # they are is pinned by tools/*/go.mod.
 TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl gotestsum
+CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := runc buildkitd buildctl registry
 DEMO_TOOLS  := runc registry
 MORE_TOOLS  := buildkitd buildx golangci-lint benchstat
-ALL_TOOLS   := $(sort $(TEST_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
+ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
 
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
 TEST_DEBS  := $(BUILD_DEBS) busybox-static curl e2fsprogs iproute2 openssh-client procps util-linux
+CONFORMANCE_DEBS := $(TEST_DEBS) bzip2 containernetworking-plugins dnsmasq-base gpg gpg-agent \
+	golang-github-containernetworking-plugin-dnsname iptables make openssl patch xz-utils
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(BIN)/tools:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##### Programs
 
@@ -40,11 +42,13 @@ tools: build-debs $(ALL_TOOLS:%=$(BIN)/tools/%) ## Build every pinned program th
 $(BIN)/tools/%: $(wildcard tools/*/go.mod)
 	nice tools/build $* $(BIN)/tools
 
-.PHONY: build-debs test-debs
+.PHONY: build-debs test-debs conformance-debs
 build-debs:
 	@tools/apt.sh $(BUILD_DEBS)
 test-debs:
 	@tools/apt.sh $(TEST_DEBS)
+conformance-debs:
+	@tools/apt.sh $(CONFORMANCE_DEBS)
 
 ##### Checks
 
@@ -66,8 +70,9 @@ fuzz-short: ## Run each fuzz target for 20 seconds
 	tools/fuzz 20s
 
 .PHONY: conformance
-conformance: build ## Run BuildKit's own suites against kilnd (RUN=regexp for a part)
-	integration/conformance/run -run '$(RUN)'
+conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")
+	go build -o $(BIN)/conformance ./integration/conformance
+	nice $(BIN)/conformance $(CONFORMANCE)
 
 ##### Measurements and shows
 
