@@ -96,8 +96,9 @@ func NewLazy(mount Mount) *Tree {
 	return &Tree{lock: make(chan struct{}, 1), mount: mount, root: &node{kind: kindDir, dir: &directory{}}}
 }
 
-// Digest gives the digest of all that the selectors select. It fails with
-// errdefs.ErrNotFound where a path that isn't a pattern does not exist.
+// Digest gives the digest of all that the selectors select. Where a path that
+// isn't a pattern does not exist, it fails with a *PathError of
+// errdefs.ErrNotFound.
 func (t *Tree) Digest(ctx context.Context, sel []Selector) (digest.Digest, error) {
 	select {
 	case t.lock <- struct{}{}:
@@ -129,4 +130,13 @@ func (t *Tree) Digest(ctx context.Context, sel []Selector) (digest.Digest, error
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
-func notFound(p string) error { return fmt.Errorf("%q: %w", p, errdefs.ErrNotFound) }
+// PathError says which selected path could not be digested.
+type PathError struct {
+	Path string // absolute
+	Err  error
+}
+
+func (e *PathError) Error() string { return fmt.Sprintf("%q: %v", e.Path, e.Err) }
+func (e *PathError) Unwrap() error { return e.Err }
+
+func notFound(p string) error { return &PathError{p, errdefs.ErrNotFound} }

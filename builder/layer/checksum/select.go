@@ -62,7 +62,7 @@ func choose(r *reader, root *node, s Selector) (selection, error) {
 	p := s.path()
 	n, err := lookup(r, root, p, s.FollowLinks)
 	if err != nil {
-		return selection{}, fmt.Errorf("%q: %w", p, err)
+		return selection{}, &PathError{p, err}
 	}
 	if n == nil {
 		return selection{}, notFound(p)
@@ -86,7 +86,7 @@ func chooseFiltered(r *reader, root *node, s Selector) (selection, error) {
 	}
 	start, err := lookup(r, root, dir, pattern != "")
 	if err != nil {
-		return selection{}, fmt.Errorf("%q: %w", dir, err)
+		return selection{}, &PathError{dir, err}
 	}
 	c := chooser{r: r, root: root, sel: s, filter: filter}
 	prefix := strings.TrimSuffix(dir, "/")
@@ -153,7 +153,7 @@ func (c *chooser) top(n *node, p string) error {
 	if n.kind == kindLink && c.sel.FollowLinks {
 		target, err := lookup(c.r, c.root, p, true)
 		if err != nil {
-			return fmt.Errorf("%q: %w", p, err)
+			return &PathError{p, err}
 		}
 		if target == nil {
 			return notFound(p)

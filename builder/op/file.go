@@ -1,0 +1,286 @@
+package op
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/op/fileop"
+	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// File changes file trees.
+type File struct {
+	layers *layer.Store
+	step   *graph.Step
+	file   *pb.FileOp
+}
+
+// NewFile makes the op of a step with a file body.
+func NewFile(layers *layer.Store, step *graph.Step) *File {
+	return &File{layers: layers, step: step, file: step.Op.GetFile()}
+}
+
+// ActionError is the failure of one action of a file step.
+type ActionError struct {
+	// Index is the action's place in the step, from 0.
+	Index int
+	Err   error
+}
+
+func (e *ActionError) Error() string { return e.Err.Error() }
+func (e *ActionError) Unwrap() error { return e.Err }
+
+// Run implements schedule.Op.
+func (f *File) Run(ctx context.Context, _ schedule.Job, inputs []schedule.Result) ([]schedule.Result, error) {
+	r := &fileRun{File: f, uses: f.uses()}
+	defer r.close(ctx)
+	for i := range inputs {
+		l, _ := inputs[i].(*layer.Layer)
+		r.trees = append(r.trees, &fileTree{layer: l})
+	}
+	results := make([]schedule.Result, f.step.Outputs)
+	for i, a := range f.file.Actions {
+		if r.uses[len(inputs)+i] == 0 {
+			r.trees = append(r.trees, nil) // nobody wants it
+			continue
+		}
+		t, err := r.act(ctx, a)
+		if err != nil {
+			return nil, &ActionError{i, err}
+		}
+		r.trees = append(r.trees, t)
+		if a.Output >= 0 {
+			results[a.Output] = t.layer
+			f.layers.Prepare(t.layer)
+		}
+	}
+	return results, nil
+}
+
+// uses counts, for each input and then each action of the step, by how many
+// needed actions and outputs its tree is used.
+func (f *File) uses() []int {
+	inputs := len(f.step.Inputs)
+	uses := make([]int, inputs+len(f.file.Actions))
+	for i := len(f.file.Actions) - 1; i >= 0; i-- {
+		a := f.file.Actions[i]
+		if a.Output >= 0 {
+			uses[inputs+i] += keep
+		}
+		if uses[inputs+i] == 0 {
+			continue
+		}
+		for _, in := range readBy(a) {
+			if in < int64(inputs+i) {
+				uses[in] += keep
+			}
+		}
+		if a.Input >= 0 {
+			uses[a.Input]++
+		}
+	}
+	return uses
+}
+
+// keep is what an output, or an action that reads a tree, adds to its uses: the
+// tree has to become a layer. Only a tree with a single use, by an action that
+// goes on writing it, need not.
+const keep = 2
+
+// readBy gives the inputs that an action reads.
+func readBy(a *pb.FileAction) []int64 {
+	var in []int64
+	if a.SecondaryInput >= 0 {
+		in = append(in, a.SecondaryInput)
+	}
+	for _, u := range []*pb.UserOpt{ownerOf(a).GetUser(), ownerOf(a).GetGroup()} {
+		if n := u.GetByName(); n != nil && n.Input >= 0 {
+			in = append(in, n.Input)
+		}
+	}
+	return in
+}
+
+// ownerOf gives the owner that an action names, nil if none.
+func ownerOf(a *pb.FileAction) *pb.ChownOpt {
+	switch x := a.Action.(type) {
+	case *pb.FileAction_Copy:
+		return x.Copy.GetOwner()
+	case *pb.FileAction_Mkfile:
+		return x.Mkfile.GetOwner()
+	case *pb.FileAction_Mkdir:
+		return x.Mkdir.GetOwner()
+	case *pb.FileAction_Symlink:
+		return x.Symlink.GetOwner()
+	}
+	return nil
+}
+
+// fileTree is the tree of an input or the result of an action.
+type fileTree struct {
+	layer *layer.Layer
+	// workspace, if not nil, has the tree that is not a layer yet.
+	workspace *layer.Workspace
+}
+
+// fileRun is one run of a file step.
+type fileRun struct {
+	*File
+	uses  []int
+	trees []*fileTree // of the inputs, then of the actions so far
+}
+
+// close removes the workspaces that did not become layers.
+func (r *fileRun) close(ctx context.Context) {
+	for _, t := range r.trees {
+		if t != nil && t.workspace != nil {
+			discard(ctx, t.workspace)
+		}
+	}
+}
+
+const discardTimeout = 30 * time.Second
+
+func discard(ctx context.Context, w *layer.Workspace) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+	defer cancel()
+	w.Discard(ctx)
+}
+
+// act runs an action and gives the tree that it leaves.
+func (r *fileRun) act(ctx context.Context, a *pb.FileAction) (_ *fileTree, err error) {
+	w, err := r.workspace(ctx, a.Input)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			discard(ctx, w)
+		}
+	}()
+	if err := r.change(ctx, w, a); err != nil {
+		return nil, err
+	}
+	if r.uses[len(r.trees)] == 1 {
+		return &fileTree{workspace: w}, nil
+	}
+	l, err := w.Commit(ctx, layer.Meta{Created: time.Now(), Description: r.step.Meta.Name})
+	if err != nil {
+		return nil, fmt.Errorf("keep the changes: %w", err)
+	}
+	return &fileTree{layer: l}, nil
+}
+
+// workspace gives a writable tree: that of the action before, if nobody else
+// wants it, or else a new one on top of the input.
+func (r *fileRun) workspace(ctx context.Context, input int64) (*layer.Workspace, error) {
+	var parent *layer.Layer
+	if input >= 0 {
+		t := r.trees[input]
+		if w := t.workspace; w != nil {
+			t.workspace = nil
+			return w, nil
+		}
+		parent = t.layer
+	}
+	return r.layers.NewWorkspace(ctx, parent)
+}
+
+// change does what an action says to the workspace.
+func (r *fileRun) change(ctx context.Context, w *layer.Workspace, a *pb.FileAction) error {
+	dir, err := w.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	dst, err := fileop.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	owner, err := r.owner(ctx, ownerOf(a))
+	if err != nil {
+		return err
+	}
+	switch x := a.Action.(type) {
+	case *pb.FileAction_Mkdir:
+		return dst.Mkdir(x.Mkdir, owner)
+	case *pb.FileAction_Mkfile:
+		return dst.Mkfile(x.Mkfile, owner)
+	case *pb.FileAction_Symlink:
+		return dst.Symlink(x.Symlink, owner)
+	case *pb.FileAction_Rm:
+		return dst.Remove(x.Rm)
+	case *pb.FileAction_Copy:
+		return r.read(ctx, a.SecondaryInput, func(src *fileop.Tree) error {
+			return fileop.Copy(ctx, src, dst, x.Copy, owner)
+		})
+	}
+	return fmt.Errorf("the kind of the action, %T, is not known", a.Action)
+}
+
+// read calls f with the tree of an input or action; -1 is the empty tree.
+func (r *fileRun) read(ctx context.Context, input int64, f func(*fileop.Tree) error) error {
+	var l *layer.Layer
+	if input >= 0 {
+		l = r.trees[input].layer
+	}
+	dir, release, err := r.layers.Mount(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer release()
+	t, err := fileop.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return f(t)
+}
+
+// owner finds the ids of an owner that may be given by name. A user's group is
+// the one that goes with it, unless a group is given.
+func (r *fileRun) owner(ctx context.Context, o *pb.ChownOpt) (*fileop.Owner, error) {
+	if o == nil {
+		return nil, nil
+	}
+	owner := &fileop.Owner{}
+	switch u := o.GetUser().GetUser().(type) {
+	case *pb.UserOpt_ByID:
+		owner.UID, owner.GID = u.ByID, u.ByID
+	case *pb.UserOpt_ByName:
+		err := r.named(ctx, u.ByName, func(t *fileop.Tree) (err error) {
+			owner.UID, owner.GID, err = t.User(u.ByName.GetName())
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	switch g := o.GetGroup().GetUser().(type) {
+	case *pb.UserOpt_ByID:
+		owner.GID = g.ByID
+	case *pb.UserOpt_ByName:
+		err := r.named(ctx, g.ByName, func(t *fileop.Tree) error {
+			gid, found, err := t.Group(g.ByName.GetName())
+			if found {
+				owner.GID = gid
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return owner, nil
+}
+
+func (r *fileRun) named(ctx context.Context, u *pb.NamedUserOpt, f func(*fileop.Tree) error) error {
+	if in := u.GetInput(); u == nil || in < 0 || in >= int64(len(r.trees)) {
+		return fmt.Errorf("the user %q is to be looked up in input %d, which doesn't exist", u.GetName(), in)
+	}
+	return r.read(ctx, u.Input, f)
+}
