@@ -1,10 +1,7 @@
 // Package store is what the engine asks of containerd: the content, one
 // snapshotter, the leases and the images of one namespace. The engine never
-// asks which backend is behind it; [embedded] runs containerd's libraries in
-// this process, [host] talks to the containerd of this machine.
-//
-// [embedded]: https://pkg.go.dev/github.com/kiln-build/kiln/builder/store/embedded
-// [host]: https://pkg.go.dev/github.com/kiln-build/kiln/builder/store/host
+// asks which backend is behind it: store/embedded runs containerd's libraries in
+// this process, store/host talks to the containerd of this machine.
 package store
 
 import (

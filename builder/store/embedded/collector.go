@@ -2,10 +2,12 @@ package embedded
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 )
 
@@ -53,7 +55,7 @@ func (c *collector) collect(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-c.done:
-		return context.Canceled
+		return fmt.Errorf("the store is closed: %w", errdefs.ErrUnavailable)
 	}
 	select {
 	case err := <-result:

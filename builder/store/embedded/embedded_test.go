@@ -1,0 +1,191 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
+	"github.com/containerd/errdefs"
+
+	"github.com/kiln-build/kiln/builder/store"
+	"github.com/kiln-build/kiln/builder/store/storetest"
+)
+
+func TestSuite(t *testing.T) {
+	for _, snapshotter := range []string{"overlayfs", "native"} {
+		t.Run(snapshotter, func(t *testing.T) {
+			storetest.Suite(t, func(t *testing.T) *store.Store { return openTest(t, Config{Root: t.TempDir(), Snapshotter: snapshotter}) })
+		})
+	}
+}
+
+func openTest(t testing.TB, cfg Config) *store.Store {
+	t.Helper()
+	st, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
+}
+
+// keep makes a snapshot that outlives collections.
+func keep(t *testing.T, st *store.Store, name string) {
+	t.Helper()
+	ctx := st.Context(context.Background())
+	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "now"})
+	if _, err := st.Snapshots.Prepare(ctx, name, "", root); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func has(st *store.Store, name string) bool {
+	_, err := st.Snapshots.Stat(st.Context(context.Background()), name)
+	return err == nil
+}
+
+func TestSnapshotters(t *testing.T) {
+	if st := openTest(t, Config{Root: t.TempDir(), Snapshotter: "auto"}); st.Snapshotter != "overlayfs" {
+		t.Errorf("auto is %s", st.Snapshotter)
+	}
+	if _, err := Open(context.Background(), Config{Root: t.TempDir(), Snapshotter: "zfs"}); err == nil || !strings.Contains(err.Error(), "overlayfs") {
+		t.Errorf("an unknown one: %v", err)
+	}
+	own, err := native.NewSnapshotter(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := openTest(t, Config{Root: t.TempDir(), Snapshotter: "mine", Backend: own}); st.Snapshotter != "mine" {
+		t.Errorf("our own is %s", st.Snapshotter)
+	}
+	if _, err := Open(context.Background(), Config{Root: t.TempDir(), Backend: own}); err == nil {
+		t.Error("a snapshotter without a name is accepted")
+	}
+}
+
+func TestReopen(t *testing.T) {
+	root := t.TempDir()
+	st := openTest(t, Config{Root: root})
+	keep(t, st, "a")
+	if _, err := Open(context.Background(), Config{Root: root}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("opened twice: %v", err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st = openTest(t, Config{Root: root}); !has(st, "a") {
+		t.Error("lost what was there")
+	}
+	if fi, err := os.Stat(root); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+}
+
+// TestCrash expects a store whose machine went down while it was open to start
+// afresh, and one that was marked clean to keep what it has.
+func TestCrash(t *testing.T) {
+	for name, c := range map[string]struct {
+		clean, want bool
+	}{"open": {false, false}, "clean": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			st := openTest(t, Config{Root: root})
+			keep(t, st, "a")
+			if err := st.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if c.clean {
+				if err := MarkClean(root); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := os.WriteFile(filepath.Join(root, markName), []byte("another run of the machine\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if st = openTest(t, Config{Root: root}); has(st, "a") != c.want {
+				t.Errorf("kept: %v", has(st, "a"))
+			}
+			keep(t, st, "b")
+		})
+	}
+}
+
+func TestTornDatabase(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "meta.db"), bytes.Repeat([]byte{1}, 1<<16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), Config{Root: root}); err == nil || !strings.Contains(err.Error(), "may be removed") {
+		t.Errorf("got %v", err)
+	}
+	if err := Wipe(root); err != nil {
+		t.Fatal(err)
+	}
+	openTest(t, Config{Root: root})
+}
+
+// TestCollectorWaits expects removals to be collected only after a while of
+// quiet, unless asked for.
+func TestCollectorWaits(t *testing.T) {
+	root := t.TempDir()
+	st := openTest(t, Config{Root: root, Snapshotter: "overlayfs"})
+	ctx := st.Context(context.Background())
+	l, err := st.Leases.Create(ctx, leases.WithRandomID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Snapshots.Prepare(leases.WithLease(ctx, l.ID), "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Leases.Delete(ctx, l); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if !has(st, "a") {
+		t.Error("collected at once")
+	}
+	l, err = st.Leases.Create(ctx, leases.WithRandomID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Leases.Delete(ctx, l, leases.SynchronousDelete); err != nil {
+		t.Fatal(err)
+	}
+	dirs, err := os.ReadDir(filepath.Join(root, "snapshots-overlayfs", "snapshots"))
+	if has(st, "a") || err != nil || len(dirs) > 0 {
+		t.Errorf("not collected: %v, %v", dirs, err)
+	}
+}
+
+func TestCollectEnds(t *testing.T) {
+	st := openTest(t, Config{Root: t.TempDir()})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := st.GC(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	st.Close()
+	if err := st.GC(context.Background()); err == nil {
+		t.Error("a closed store collects")
+	}
+	if _, err := st.Snapshots.Stat(st.Context(context.Background()), "a"); err == nil || errdefs.IsNotFound(err) {
+		t.Errorf("a closed store answers: %v", err)
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	for b.Loop() {
+		st, err := Open(context.Background(), Config{Root: b.TempDir(), Snapshotter: "overlayfs"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		st.Close()
+	}
+}

@@ -1,0 +1,90 @@
+// Package storetest holds what every backend of a store must do, as tests, and
+// starts a real containerd for those that need one.
+package storetest
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Containerd runs a containerd of its own until the test ends, and returns its
+// socket's path.
+func Containerd(t testing.TB) (address string) {
+	t.Helper()
+	root := t.TempDir()
+	address = filepath.Join(root, "containerd.sock")
+	config := filepath.Join(root, "config.toml")
+	text := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\n"+
+		"disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \"io.containerd.nri.v1.nri\"]\n"+
+		"[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n",
+		filepath.Join(root, "root"), filepath.Join(root, "state"), address, address+".ttrpc")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(binary(t, "containerd"), "--config", config)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			cmd.Process.Kill()
+			<-ended
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", address)
+		if err == nil {
+			conn.Close()
+			return address
+		}
+		select {
+		case <-ended:
+			t.Fatalf("containerd has ended: %s", out.String())
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("containerd doesn't listen: %v", err)
+		}
+	}
+}
+
+// binary returns the path of a program, from the PATH or from bin/tools of the
+// module.
+func binary(t testing.TB, name string) string {
+	t.Helper()
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
+			continue
+		}
+		if path, err := exec.LookPath(filepath.Join(dir, "bin", "tools", name)); err == nil {
+			return path
+		}
+	}
+	t.Fatalf("no %s on the PATH nor in bin/tools: run 'make tools'", name)
+	return ""
+}
