@@ -40,6 +40,9 @@ func (r *run) command(c *Runc) command {
 		reach:    wholeNamespace,
 	}
 	cmd.args = append(c.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
+	if c.cfg.HostPID {
+		cmd.reach = processGroup
+	}
 	if c.cfg.NoPivot {
 		cmd.args = append(cmd.args, "--no-pivot")
 	}
@@ -69,7 +72,7 @@ func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) err
 		return fmt.Errorf("run OCI runtime: %w", err)
 	}
 	streams.started()
-	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io}
+	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io, patience: c.patience}
 	w.watch(ctx)
 	streams.close(ctx)
 	return w.result(ctx, cmd)

@@ -18,6 +18,8 @@ import (
 func TestBadConfig(t *testing.T) {
 	t.Parallel()
 	runtime := sandboxtest.RuntimeBinary(t)
+	_, errEnforce := os.Stat("/sys/fs/selinux/enforce")
+	_, errAppArmor := os.Stat("/sys/kernel/security/apparmor")
 	for name, cfg := range map[string]sandbox.Config{
 		"no state directory": {Binary: runtime},
 		"name server":        {Binary: runtime, StateDir: t.TempDir(), DNS: sandbox.DNS{Nameservers: []string{"x"}}},
@@ -26,6 +28,17 @@ func TestBadConfig(t *testing.T) {
 	} {
 		if _, err := sandbox.NewRunc(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+	for name, c := range map[string]struct {
+		cfg    sandbox.Config
+		absent bool
+	}{
+		"SELinux":  {sandbox.Config{Binary: runtime, StateDir: t.TempDir(), SELinux: true}, errEnforce != nil},
+		"AppArmor": {sandbox.Config{Binary: runtime, StateDir: t.TempDir(), AppArmorProfile: "x"}, errAppArmor != nil},
+	} {
+		if _, err := sandbox.NewRunc(c.cfg); (err != nil) != c.absent || err != nil && !strings.Contains(err.Error(), name) {
+			t.Errorf("%s, absent %v: error %v", name, c.absent, err)
 		}
 	}
 	_, err := sandbox.NewRunc(sandbox.Config{Binary: "no-such-runtime", StateDir: t.TempDir()})

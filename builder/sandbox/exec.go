@@ -82,6 +82,7 @@ func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
 		Cwd:          r.Cwd,
 		Capabilities: c.base.capabilities(p.Security),
 		Rlimits:      r.rlimits,
+		SelinuxLabel: r.labels.process,
 	}
 	if p.Security == Sandboxed {
 		out.ApparmorProfile = c.cfg.AppArmorProfile

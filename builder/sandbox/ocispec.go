@@ -15,6 +15,7 @@ type run struct {
 	owner   owner
 	network network
 	rlimits []specs.POSIXRlimit
+	labels  labels
 }
 
 // ociSpec writes r down for an OCI runtime.
@@ -32,9 +33,11 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 			Capabilities:    c.base.capabilities(r.Security),
 			Rlimits:         r.rlimits,
 			ApparmorProfile: c.cfg.AppArmorProfile,
+			SelinuxLabel:    r.labels.process,
 		},
 		Mounts: c.mounts(r),
 		Linux: &specs.Linux{
+			MountLabel:    r.labels.mount,
 			MaskedPaths:   c.base.masked,
 			ReadonlyPaths: c.base.readonly,
 			CgroupsPath:   c.cgroupPath(r.Spec),

@@ -18,6 +18,10 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if r.rlimits, err = c.ociRlimits(s.Ulimits); err != nil {
 		return nil, err
 	}
+	if r.labels, err = c.newLabels(s.Security); err != nil {
+		return nil, err
+	}
+	undo.add(r.labels.release)
 	if err := os.Mkdir(r.bundle, 0o711); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/selinux/go-selinux"
 )
 
 // Config says how a Runc runs processes. StateDir is required.
@@ -37,6 +38,8 @@ type Config struct {
 	NoPivot bool
 	// AppArmorProfile is the name of a loaded profile for Sandboxed processes.
 	AppArmorProfile string
+	// SELinux labels processes and their mounts.
+	SELinux bool
 }
 
 // Runc runs processes with an OCI runtime's binary.
@@ -44,6 +47,9 @@ type Runc struct {
 	cfg    Config
 	binary string
 	base   *baseline
+	// patience is how long a process may take to die of SIGKILL before the runtime
+	// is killed as well.
+	patience time.Duration
 
 	mu      sync.Mutex
 	running map[string]*session
@@ -77,11 +83,14 @@ func NewRunc(cfg Config) (*Runc, error) {
 	if cfg.AppArmorProfile != "" && !apparmor.HostSupports() {
 		return nil, fmt.Errorf("AppArmor profile %q: the host has no AppArmor; leave the profile out", cfg.AppArmorProfile)
 	}
+	if cfg.SELinux && !selinux.GetEnabled() {
+		return nil, errors.New("SELinux is not enabled on the host; leave it out")
+	}
 	base, err := newBaseline(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	c := &Runc{cfg: cfg, binary: binary, base: base, running: map[string]*session{}}
+	c := &Runc{cfg: cfg, binary: binary, base: base, patience: 10 * time.Second, running: map[string]*session{}}
 	for _, dir := range []string{c.runsDir(), c.runtimeDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("OCI runtime's state: %w", err)

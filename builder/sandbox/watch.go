@@ -23,9 +23,6 @@ const (
 	pollEvery  = time.Millisecond
 	pollLater  = 10 * time.Millisecond
 	pollEagerN = 100
-	// killTimeout is how long a process may take to die of SIGKILL before the
-	// runtime is killed as well.
-	killTimeout = 10 * time.Second
 )
 
 // reach says what dies with a process.
@@ -46,6 +43,8 @@ type watcher struct {
 	started func()
 	streams *streams
 	io      IO
+	// patience is Runc's.
+	patience time.Duration
 
 	target  *os.Process // the process in the sandbox, once known
 	killed  bool
@@ -80,10 +79,10 @@ func (w *watcher) watch(ctx context.Context) {
 			}
 		case <-done:
 			done, w.killed = nil, true
-			overdue = time.After(killTimeout)
+			overdue = time.After(w.patience)
 			w.send(unix.SIGKILL)
 		case <-overdue:
-			w.process.Process.Kill() //nolint:errcheck // it may have just ended
+			unix.Kill(-w.process.Process.Pid, unix.SIGKILL) //nolint:errcheck // it may have just ended
 		case sig, ok := <-signals:
 			if !ok {
 				signals = nil
