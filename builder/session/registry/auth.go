@@ -56,7 +56,7 @@ func (a *hostAuthorizer) Authorize(ctx context.Context, req *http.Request) error
 	if !ok {
 		return nil
 	}
-	who, err := a.principal(ctx, req.URL.Host)
+	who, err := a.principal(ctx, req.URL.Host, c.Scheme)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (a *hostAuthorizer) canAnswer(ctx context.Context, c auth.Challenge, host s
 		return nil
 	}
 	for {
-		who, err := a.principal(ctx, host)
+		who, err := a.principal(ctx, host, c.Scheme)
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func detail(c auth.Challenge) string {
 }
 
 // principal is who the next request to the host is made for.
-func (a *authorizer) principal(ctx context.Context, host string) (principal, error) {
+func (a *authorizer) principal(ctx context.Context, host string, scheme auth.AuthenticationScheme) (principal, error) {
 	a.mu.Lock()
 	skip := a.at(host).refused
 	a.mu.Unlock()
@@ -192,7 +192,7 @@ func (a *authorizer) principal(ctx context.Context, host string) (principal, err
 	ids = ids[min(skip, len(ids)-1):]
 	var who principal
 	err := a.r.sessions.Any(ctx, ids, func(c *session.Client) (err error) {
-		who, err = a.r.logins.identify(ctx, c, host)
+		who, err = a.r.logins.identify(ctx, c, host, scheme)
 		return err
 	})
 	if err != nil && ctx.Err() == nil && isSessionLoss(err) {

@@ -29,11 +29,17 @@ type principal struct {
 
 var anonymous = principal{key: "anonymous"}
 
+// asker is a host that wants to know who it speaks with.
+type asker struct {
+	host   string
+	scheme auth.AuthenticationScheme
+}
+
 // logins remembers how hosts ask, who asks through which session, and tokens.
 type logins struct {
 	mu         sync.Mutex
 	challenges map[string]auth.Challenge // by host
-	principals map[*session.Client]map[string]principal
+	principals map[*session.Client]map[asker]principal
 	tokens     map[string]session.Token // by tokenRequest.key
 	flight     singleflight.Group
 }
@@ -41,7 +47,7 @@ type logins struct {
 func newLogins() *logins {
 	return &logins{
 		challenges: map[string]auth.Challenge{},
-		principals: map[*session.Client]map[string]principal{},
+		principals: map[*session.Client]map[asker]principal{},
 		tokens:     map[string]session.Token{},
 	}
 }
@@ -66,49 +72,58 @@ func (l *logins) setChallenge(host string, c auth.Challenge) {
 }
 
 // identify finds out who the session is to the host. It is asked once.
-func (l *logins) identify(ctx context.Context, c *session.Client, host string) (principal, error) {
+func (l *logins) identify(ctx context.Context, c *session.Client, host string, scheme auth.AuthenticationScheme) (principal, error) {
+	by := asker{host, scheme}
 	l.mu.Lock()
-	who, ok := l.principals[c][host]
+	who, ok := l.principals[c][by]
 	l.mu.Unlock()
 	if ok {
 		return who, nil
 	}
-	who, err := askSession(ctx, c, host)
+	who, err := askSession(ctx, c, by)
 	if err != nil {
 		return principal{}, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.principals[c] == nil {
-		l.principals[c] = map[string]principal{}
+		l.principals[c] = map[asker]principal{}
 		c.OnDone(func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			delete(l.principals, c)
 		})
 	}
-	l.principals[c][host] = who
+	l.principals[c][by] = who
 	return who, nil
 }
 
-func askSession(ctx context.Context, c *session.Client, host string) (principal, error) {
-	key, err := c.TokenAuthority(ctx, host)
-	if err == nil {
-		who := principal{key: "session " + c.ID(), client: c}
-		if ok, err := c.ProveAuthority(ctx, host, key); err == nil && ok {
-			who.key = "authority " + hex.EncodeToString(key[:])
+// askSession gets the password only where nothing else will do.
+func askSession(ctx context.Context, c *session.Client, by asker) (principal, error) {
+	if by.scheme == auth.BearerAuth {
+		who, err := askAuthority(ctx, c, by.host)
+		if !errdefs.IsNotImplemented(err) {
+			return who, err
 		}
-		return who, nil
 	}
-	if !errdefs.IsNotImplemented(err) {
-		return principal{}, err
-	}
-	creds, err := c.Credentials(ctx, host)
+	creds, err := c.Credentials(ctx, by.host)
 	if err != nil || creds == (session.Credentials{}) {
 		return anonymous, err
 	}
 	sum := sha256.Sum256([]byte(creds.Username + "\x00" + creds.Secret))
 	return principal{key: "credentials " + hex.EncodeToString(sum[:]), creds: creds}, nil
+}
+
+func askAuthority(ctx context.Context, c *session.Client, host string) (principal, error) {
+	key, err := c.TokenAuthority(ctx, host)
+	if err != nil {
+		return principal{}, err
+	}
+	who := principal{key: "session " + c.ID(), client: c}
+	if ok, err := c.ProveAuthority(ctx, host, key); err == nil && ok {
+		who.key = "authority " + hex.EncodeToString(key[:])
+	}
+	return who, nil
 }
 
 // tokenRequest asks for a token for a principal.
