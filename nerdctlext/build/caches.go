@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/content"
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -19,10 +17,7 @@ const latest = "latest"
 // layouts offers directories in OCI layout as sources of images.
 func (o *offer) layouts(layouts map[string]string) error {
 	for id, dir := range layouts {
-		if _, err := os.Stat(dir); err != nil {
-			return fmt.Errorf("oci-layout %q: %w", id, err)
-		}
-		store, err := contentlocal.NewStore(dir)
+		store, err := openStore(dir)
 		if err != nil {
 			return fmt.Errorf("oci-layout %q: %w", id, err)
 		}
@@ -52,7 +47,9 @@ func (o *offer) caches(request *Request, warn func(string)) error {
 				continue
 			}
 			from = found
-			o.stores["local:"+dir] = store
+			if _, writable := o.stores["local:"+dir]; !writable {
+				o.stores["local:"+dir] = store
+			}
 		case "registry":
 			if from.Attrs["ref"] == "" {
 				return errors.New("cache import: type=registry needs ref=IMAGE")
@@ -86,6 +83,7 @@ func (o *offer) exportCache(to Cache) error {
 			return err
 		}
 		o.stores["local:"+dir] = store
+		o.cleaning = append(o.cleaning, func() { tidy(dir) })
 		tag := latest
 		if given, ok := to.Attrs["tag"]; ok {
 			tag = given
@@ -104,10 +102,7 @@ func (o *offer) exportCache(to Cache) error {
 // if there is none.
 func openCache(from Cache) (Cache, content.Store, error) {
 	dir := from.Attrs["src"]
-	if _, err := os.Stat(dir); err != nil {
-		return from, nil, err
-	}
-	store, err := contentlocal.NewStore(dir)
+	store, err := openStore(dir)
 	if err != nil {
 		return from, nil, err
 	}

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/session/filesync"
 )
 
@@ -58,14 +56,8 @@ func (o *offer) exportLayout(dir string) error {
 	o.finishing = append(o.finishing, func(_ context.Context, exported map[string]string) error {
 		return indexExport(dir, exported)
 	})
+	o.cleaning = append(o.cleaning, func() { tidy(dir) })
 	return nil
-}
-
-func newStore(dir string) (content.Store, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return contentlocal.NewStore(dir)
 }
 
 // fileTarget receives one stream. A regular file appears under its name when the build

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/containerd/log"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ import (
 // error. The first SIGINT or SIGTERM cancels what is running, which then ends in order;
 // the second ends the process at once.
 func Main(root *cobra.Command, stderr io.Writer) int {
+	log.SetLevel("error") // what libraries note in passing is not the user's business
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 2)
