@@ -41,11 +41,11 @@ func twoLayers(t testing.TB, ctx context.Context, s *Store) *Layer {
 }
 
 func TestBlobs(t *testing.T) {
-	for _, snapshotter := range []string{"overlayfs", "native"} {
+	for _, backend := range backends {
 		for _, typ := range []Type{Gzip, Zstd, EStargz, Uncompressed} {
-			t.Run(fmt.Sprint(snapshotter, " ", typ), func(t *testing.T) {
+			t.Run(fmt.Sprint(backend, " ", typ), func(t *testing.T) {
 				t.Parallel()
-				ctx, s := openWith(t, snapshotter)
+				ctx, s := openOn(t, backend)
 				top := twoLayers(t, ctx, s)
 				c := Compression{Type: typ}
 				blobs, err := s.Blobs(ctx, top, c, event.Progress{})
@@ -97,8 +97,8 @@ func checkBlob(t *testing.T, ctx context.Context, s *Store, b Blob, typ Type) {
 // store and from another snapshotter.
 func TestBlobsDeterministic(t *testing.T) {
 	var want string
-	for _, snapshotter := range []string{"overlayfs", "overlayfs", "native"} {
-		ctx, s := openWith(t, snapshotter)
+	for _, backend := range append(backends, "overlayfs") {
+		ctx, s := openOn(t, backend)
 		top := build(t, ctx, s, nil, func(dir string) {
 			write(t, dir+"/etc/c", "3")
 			for _, d := range []string{dir + "/etc", dir + "/etc/c"} {
@@ -115,7 +115,7 @@ func TestBlobsDeterministic(t *testing.T) {
 			want = fmt.Sprint(blobs)
 		}
 		if got := fmt.Sprint(blobs); got != want {
-			t.Errorf("%s: %s, want %s", snapshotter, got, want)
+			t.Errorf("%s: %s, want %s", backend, got, want)
 		}
 	}
 }

@@ -13,28 +13,32 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/embedded"
+	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/builder/store/storetest"
 )
+
+// backends are what the tests run on: the snapshotters of an embedded store,
+// and a containerd.
+var backends = []string{"overlayfs", "native", "host"}
 
 // open gives a layer store on an embedded store, and a context with a lease.
 // At the end nothing may be mounted.
 func open(t testing.TB) (context.Context, *Store) {
 	t.Helper()
-	return openWith(t, "overlayfs")
+	return openOn(t, "overlayfs")
 }
 
-func openWith(t testing.TB, snapshotter string) (context.Context, *Store) {
+func openOn(t testing.TB, backend string) (context.Context, *Store) {
 	t.Helper()
 	root := t.TempDir()
 	ctx := context.Background()
-	st, err := embedded.Open(ctx, embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: snapshotter})
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := openStore(t, backend, root)
 	s, err := New(ctx, st, Config{Root: filepath.Join(root, "layers")})
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +55,21 @@ func openWith(t testing.TB, snapshotter string) (context.Context, *Store) {
 		}
 	})
 	return lease(t, ctx, st), s
+}
+
+func openStore(t testing.TB, backend, root string) (st *store.Store) {
+	t.Helper()
+	ctx := context.Background()
+	var err error
+	if backend == "host" {
+		st, err = host.Open(ctx, host.Config{Address: storetest.Containerd(t), Namespace: "test"})
+	} else {
+		st, err = embedded.Open(ctx, embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: backend})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
 
 // lease returns ctx with a new lease of the store.
@@ -162,8 +181,16 @@ func blob(t testing.TB, ctx context.Context, st *store.Store, files ...file) (oc
 	return desc, digest.FromBytes(plain.Bytes())
 }
 
-// names lists the snapshots of the store.
+// snapshotNames lists the snapshots of the store.
 func snapshotNames(t testing.TB, ctx context.Context, s *Store) map[string]bool {
 	t.Helper()
-	return walkNames(t, ctx, s.store)
+	names := map[string]bool{}
+	err := s.store.Snapshots.Walk(s.store.Context(ctx), func(_ context.Context, info snapshots.Info) error {
+		names[info.Name] = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }

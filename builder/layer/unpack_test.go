@@ -25,10 +25,10 @@ func testImage(t testing.TB, ctx context.Context, s *Store) Image {
 }
 
 func TestUnpack(t *testing.T) {
-	for _, snapshotter := range []string{"overlayfs", "native"} {
-		t.Run(snapshotter, func(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			ctx, s := openWith(t, snapshotter)
+			ctx, s := openOn(t, backend)
 			img := testImage(t, ctx, s)
 			l, err := s.Unpack(ctx, img, event.Progress{})
 			if err != nil {

@@ -6,30 +6,14 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-
-	"github.com/kiln-build/kiln/builder/store"
 )
 
-func walkNames(t testing.TB, ctx context.Context, st *store.Store) map[string]bool {
-	t.Helper()
-	names := map[string]bool{}
-	err := st.Snapshots.Walk(st.Context(ctx), func(_ context.Context, info snapshots.Info) error {
-		names[info.Name] = true
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
-}
-
 func TestCommitAndMount(t *testing.T) {
-	for _, snapshotter := range []string{"overlayfs", "native"} {
-		t.Run(snapshotter, func(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			ctx, s := openWith(t, snapshotter)
+			ctx, s := openOn(t, backend)
 			base := build(t, ctx, s, nil, func(dir string) { write(t, dir+"/a", "1") })
 			top := build(t, ctx, s, base, func(dir string) {
 				write(t, dir+"/b", "2")
