@@ -7,16 +7,22 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Exec implements Runner.
 func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started func()) (err error) {
-	r, err := c.await(ctx, id)
+	ses, err := c.join(ctx, id)
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
+	defer ses.execs.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ses.alive, func() { cancel(errEnded) })()
+
+	r := ses.run
 	process, err := c.ociProcess(r, p)
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", id, err)
@@ -42,26 +48,15 @@ func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started fu
 	if started == nil {
 		started = func() {}
 	}
-	return c.call(ctx, cmd, io, started)
+	err = c.call(ctx, cmd, io, started)
+	if errors.Is(err, errEnded) {
+		return &ExitError{Code: exitKilled, Err: errEnded}
+	}
+	return err
 }
 
-// await returns the run of that id when its process runs.
-func (c *Runc) await(ctx context.Context, id string) (*run, error) {
-	c.mu.Lock()
-	s := c.running[id]
-	c.mu.Unlock()
-	if s == nil {
-		return nil, fmt.Errorf("nothing runs as %q: %w", id, errdefs.ErrNotFound)
-	}
-	select {
-	case <-s.started:
-		return s.run, nil
-	case <-s.ended:
-		return nil, fmt.Errorf("%s has ended: %w", id, errdefs.ErrNotFound)
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
+// exitKilled is the exit code of a process that was killed.
+const exitKilled = 128 + int(unix.SIGKILL)
 
 // ociProcess writes p down for an OCI runtime, with r's values where p has none.
 func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {

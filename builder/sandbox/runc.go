@@ -57,13 +57,6 @@ type Runc struct {
 
 var _ Runner = (*Runc)(nil)
 
-// session is a run that can be joined by Exec.
-type session struct {
-	run     *run
-	started chan struct{} // closed when the process runs
-	ended   chan struct{} // closed when it, or the attempt to start it, has ended
-}
-
 // NewRunc checks cfg and makes StateDir. It starts nothing; call Reconcile if
 // another daemon may have died on the same StateDir.
 func NewRunc(cfg Config) (*Runc, error) {
@@ -127,10 +120,11 @@ func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err erro
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	defer c.leave(s.ID, ses)
+	defer c.leave(s.ID)
 
 	var undo undoer
 	defer func() { err = undo.run(err) }()
+	defer c.end(ses)
 	r, err := c.prepare(ctx, s, &undo)
 	if err != nil {
 		return fmt.Errorf("prepare run: %w", err)
@@ -143,25 +137,6 @@ func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err erro
 		}
 	})
 	return c.explainOOM(r, err)
-}
-
-// enter registers a run under its id.
-func (c *Runc) enter(id string) (*session, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.running[id] != nil {
-		return nil, fmt.Errorf("id %s is running: %w", id, errdefs.ErrAlreadyExists)
-	}
-	s := &session{started: make(chan struct{}), ended: make(chan struct{})}
-	c.running[id] = s
-	return s, nil
-}
-
-func (c *Runc) leave(id string, s *session) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	close(s.ended)
-	delete(c.running, id)
 }
 
 // explainOOM adds the reason to the error of a process that hit its memory limit.

@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/console"
 )
 
-// writeGrace is how long a writer may still block after a build was cancelled.
+// writeGrace is how long a writer may still block after a run was cancelled.
 const writeGrace = time.Second
 
 // streams connect a process of the runtime to an IO: through pipes, or through a
@@ -25,6 +25,7 @@ type streams struct {
 	ours    []io.Closer // to close at the end
 	source  io.Reader   // the caller's Stdin
 	term    console.Console
+	outputs []io.Reader    // what is copied to the caller's writers
 	pending sync.WaitGroup // copies to the caller's writers
 }
 
@@ -84,6 +85,7 @@ func (s *streams) collect(dst io.Writer) (*os.File, error) {
 		return nil, err
 	}
 	s.own(w, r)
+	s.outputs = append(s.outputs, r)
 	s.pending.Go(func() { drain(dst, r) })
 	return w, nil
 }
@@ -112,11 +114,20 @@ func (s *streams) openTerminal(streams IO) error {
 	if dst == nil {
 		dst = io.Discard
 	}
+	s.outputs = append(s.outputs, term)
 	s.pending.Go(func() { drain(dst, term) }) // ends with EIO when the last process closed tty
 	if streams.Stdin != nil {
 		go s.feed(term)
 	}
 	return nil
+}
+
+// discard reads what a blocked writer keeps the runtime from writing, and so from
+// ending.
+func (s *streams) discard() {
+	for _, r := range s.outputs {
+		go io.Copy(io.Discard, r) //nolint:errcheck // ends with the runtime
+	}
 }
 
 // resize sets the terminal's size and tells the runtime, which passes it on.

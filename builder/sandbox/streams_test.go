@@ -57,7 +57,7 @@ func TestBlockedWriter(t *testing.T) {
 		<-release
 		return len(p), nil
 	})
-	s := sandbox.Spec{ID: "blocked", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/head", "-c", "1000000", "/dev/zero"}}
+	s := sandbox.Spec{ID: "blocked", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/cat", "/dev/zero"}}
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx, s, sandbox.IO{Stdout: blocked}, nil) }()
 	select {
@@ -65,7 +65,7 @@ func TestBlockedWriter(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(8 * time.Second):
 		t.Error("still running")
 	}
 }

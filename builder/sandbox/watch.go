@@ -61,7 +61,7 @@ func (w *watcher) watch(ctx context.Context) {
 	done, signals, resize := ctx.Done(), w.io.Signal, w.io.Resize
 	poll := time.NewTimer(pollEvery)
 	defer poll.Stop()
-	var overdue <-chan time.Time
+	var blocked, overdue <-chan time.Time
 	for n := 0; ; {
 		select {
 		case <-exited:
@@ -79,8 +79,10 @@ func (w *watcher) watch(ctx context.Context) {
 			}
 		case <-done:
 			done, w.killed = nil, true
-			overdue = time.After(w.patience)
+			blocked, overdue = time.After(writeGrace), time.After(w.patience)
 			w.send(unix.SIGKILL)
+		case <-blocked:
+			w.streams.discard()
 		case <-overdue:
 			unix.Kill(-w.process.Process.Pid, unix.SIGKILL) //nolint:errcheck // it may have just ended
 		case sig, ok := <-signals:
