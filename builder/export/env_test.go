@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -269,5 +270,26 @@ func (r *recorder) check(t *testing.T, wants ...string) {
 		if open != 0 {
 			t.Errorf("progress item %q isn't done", id)
 		}
+	}
+}
+
+// wantFiles fails unless the directory has these files and no others.
+func wantFiles(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		name, _ := filepath.Rel(dir, path)
+		got[name] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
 	}
 }

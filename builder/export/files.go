@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -176,14 +177,13 @@ func (e *Exporters) tree(ctx context.Context, p part, r Result, o fileOptions) (
 	if err != nil {
 		return d, nil, err
 	}
-	if d.FS, err = fsutil.NewFS(dir); err == nil {
+	var files fsutil.FS
+	if files, err = fsutil.NewFS(dir); err == nil {
+		d.FS = noSockets{files}
+	}
+	if err == nil && at != nil {
 		d.FS, err = fsutil.NewFilterFS(d.FS, &fsutil.FilterOpt{Map: func(_ string, st *fstypes.Stat) fsutil.MapResult {
-			if os.FileMode(st.Mode)&os.ModeSocket != 0 {
-				return fsutil.MapResultExclude // nobody listens on it any more
-			}
-			if at != nil {
-				st.ModTime = d.epoch
-			}
+			st.ModTime = d.epoch
 			return fsutil.MapResultKeep
 		}})
 	}
@@ -192,6 +192,19 @@ func (e *Exporters) tree(ctx context.Context, p part, r Result, o fileOptions) (
 		return d, nil, err
 	}
 	return d, release, nil
+}
+
+// noSockets leaves sockets out, on which nobody listens any more; an image's
+// layers don't have them either.
+type noSockets struct{ fsutil.FS }
+
+func (n noSockets) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
+	return n.FS.Walk(ctx, target, func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.Type()&fs.ModeSocket != 0 {
+			return nil
+		}
+		return fn(path, d, err)
+	})
 }
 
 // dirName makes a single file name of a platform's ID, which may be any text.

@@ -1,0 +1,344 @@
+package export
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func TestImage(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	base := e.layer(t, nil, map[string]string{"etc/os-release": "ID=test\n"})
+	top := e.layer(t, base, map[string]string{"hello": "world"})
+	out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=docker.io/library/test:1")}, single(top))
+
+	img, err := e.st.Images.Get(e.ctx, "docker.io/library/test:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m ocispec.Manifest
+	e.read(t, img.Target, &m)
+	var config ocispec.Image
+	e.read(t, m.Config, &config)
+	if len(m.Layers) != 2 || len(config.RootFS.DiffIDs) != 2 || len(config.History) != 2 {
+		t.Fatalf("manifest %+v config %+v", m, config)
+	}
+	if h := config.History[1]; h.CreatedBy != "layer of a test" || !h.Created.Equal(made) || !config.Created.Equal(made) {
+		t.Errorf("history %+v, created %v", h, config.Created)
+	}
+	want := map[string]string{
+		"image.name":                   "docker.io/library/test:1",
+		"containerimage.digest":        img.Target.Digest.String(),
+		"containerimage.config.digest": m.Config.Digest.String(),
+	}
+	for k, v := range want {
+		if out.Response[k] != v {
+			t.Errorf("response %s=%s, want %s", k, out.Response[k], v)
+		}
+	}
+	var desc ocispec.Descriptor
+	data, err := base64.StdEncoding.DecodeString(out.Response["containerimage.descriptor"])
+	if err != nil || json.Unmarshal(data, &desc) != nil || desc.Digest != img.Target.Digest || desc.Platform == nil || desc.Size == 0 {
+		t.Errorf("descriptor %s, %v", data, err)
+	}
+	if out.Descriptor == nil || out.Descriptor.Digest != img.Target.Digest || out.Finalize != nil {
+		t.Errorf("outcome %+v", out)
+	}
+	e.events.check(t, "exporting layers", "exporting manifest sha256:", "exporting config sha256:", "naming to docker.io/library/test:1")
+}
+
+// The image alone keeps all its content, and its snapshots when it is unpacked;
+// without it nothing stays.
+func TestImageKeepsItsContent(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	top := e.layer(t, e.layer(t, nil, map[string]string{"a": "1"}), map[string]string{"b": "2"})
+	out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x:1,unpack=true")}, single(top))
+	out.Release()
+	out.Release() // twice is fine
+	e.forget(t)
+
+	img, err := e.st.Images.Get(e.ctx, "x:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m ocispec.Manifest
+	e.read(t, img.Target, &m)
+	var config ocispec.Image
+	e.read(t, m.Config, &config)
+	for _, l := range m.Layers {
+		if _, err := e.st.Content.Info(e.ctx, l.Digest); err != nil {
+			t.Errorf("layer is gone: %v", err)
+		}
+	}
+	chain := identity.ChainID(config.RootFS.DiffIDs).String()
+	if _, err := e.st.Snapshots.Stat(e.ctx, chain); err != nil {
+		t.Fatalf("snapshot is gone: %v", err)
+	}
+	e.events.check(t, "unpacking to x:1")
+
+	if err := e.st.Images.Delete(e.ctx, "x:1", images.SynchronousDelete()); err != nil {
+		t.Fatal(err)
+	}
+	e.forget(t)
+	if _, err := e.st.Content.Info(e.ctx, img.Target.Digest); !errdefs.IsNotFound(err) {
+		t.Errorf("manifest stays: %v", err)
+	}
+	if _, err := e.st.Snapshots.Stat(e.ctx, chain); !errdefs.IsNotFound(err) {
+		t.Errorf("snapshot stays: %v", err)
+	}
+}
+
+// What was unpacked is what containerd would start a container from.
+func TestUnpackedTree(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	top := e.layer(t, e.layer(t, nil, map[string]string{"a": "1", "both": "old"}), map[string]string{"b": "2", "both": "new"})
+	out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x,unpack=")}, single(top))
+	ids, err := (&images.Image{Target: *out.Descriptor}).RootFS(e.ctx, e.st.Content, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := e.st.Snapshots.View(e.ctx, "look", identity.ChainID(ids).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mount.WithReadonlyTempMount(e.ctx, mounts, func(root string) error {
+		wantFiles(t, root, map[string]string{"a": "1", "b": "2", "both": "new"})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A tree that came from an image has the right snapshots: nothing is unpacked.
+func TestUnpackUsesSnapshotsAsTheyLie(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	first := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x,unpack=true")}, single(e.layer(t, nil, map[string]string{"a": "1"})))
+	ids, err := (&images.Image{Target: *first.Descriptor}).RootFS(e.ctx, e.st.Content, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := e.layers.Open(e.ctx, identity.ChainID(ids).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.events = recorder{}
+	e.mustExport(t, Target{Type: "image", Attrs: parse("name=y,unpack=true")}, single(pulled))
+	for _, id := range e.events.items {
+		if strings.HasPrefix(id, "unpacking") || strings.HasPrefix(id, "extracting") {
+			t.Errorf("%s", id)
+		}
+	}
+}
+
+func TestImageNames(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	for _, c := range []struct{ name, attrs, frontend, want string }{
+		{attrs: "dangling-name-prefix=<none>", want: "<none>@D"},
+		{name: "a:1", attrs: "dangling-name-prefix=<none>", want: "a:1 <none>@D"},
+		{name: "b:1", attrs: "dangling-name-prefix=<none>,danging-name-empty-only=true", want: "b:1"},
+		{name: "c:1,d:2", attrs: "name-canonical=true", want: "c:1 c:1@D d:2 d:2@D"},
+		{name: "e@sha256:1", attrs: "name-canonical=true", want: "e@sha256:1"},
+		{name: "*", frontend: "f:1,g:1", want: "f:1 g:1"},
+		{name: "h", attrs: "store=false", want: ""},
+		{want: ""},
+	} {
+		t.Run(c.name+c.attrs, func(t *testing.T) {
+			attrs := parse(c.attrs)
+			if c.name != "" {
+				attrs["name"] = c.name
+			}
+			r := single(l)
+			if c.frontend != "" {
+				r.Metadata["image.name"] = []byte(c.frontend)
+			}
+			out := e.mustExport(t, Target{Type: "image", Attrs: attrs}, r)
+			all, err := e.st.Images.List(e.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, img := range all {
+				if img.Target.Digest.String() != out.Response["containerimage.digest"] {
+					t.Errorf("%s has another target", img.Name)
+				}
+				got = append(got, strings.ReplaceAll(img.Name, out.Response["containerimage.digest"], "D"))
+				if err := e.st.Images.Delete(e.ctx, img.Name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := strings.Fields(c.want)
+			if !sameSet(got, want) {
+				t.Errorf("names %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestBadNames(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	for name, want := range map[string]string{
+		"a,,b": "empty image name",
+		",":    "empty image name",
+		"*":    "needs a frontend that names the image",
+	} {
+		_, err := e.export(t, Target{Type: "image", Attrs: map[string]string{"name": name}}, single(l))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", name, err, want)
+		}
+	}
+	all, _ := e.st.Images.List(e.ctx)
+	if len(all) != 0 {
+		t.Errorf("images were made: %v", all)
+	}
+}
+
+// An image takes over the name of another one.
+func TestRename(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	for _, text := range []string{"first", "second"} {
+		out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x,source-date-epoch=1700000000")},
+			single(e.layer(t, nil, map[string]string{"a": text})))
+		img, err := e.st.Images.Get(e.ctx, "x")
+		if err != nil || img.Target.Digest.String() != out.Response["containerimage.digest"] {
+			t.Errorf("%+v, %v", img, err)
+		}
+		if img.UpdatedAt.Unix() != 1700000000 {
+			t.Errorf("record of %v, want the epoch", img.UpdatedAt)
+		}
+	}
+}
+
+func TestMultiPlatform(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	r := multi(e.layer(t, nil, map[string]string{"a": "amd64"}), e.layer(t, nil, map[string]string{"a": "arm64"}))
+	r.Metadata["annotation-index.i"] = []byte("frontend")
+	out := e.mustExport(t, Target{Type: "image", Attrs: map[string]string{
+		"name": "x", "unpack": "true", "annotation-index.i": "target", "annotation-manifest[linux/arm64].m": "1",
+		"annotation-manifest-descriptor.d": "2", "annotation-index-descriptor.r": "3",
+	}}, r)
+	if _, ok := out.Response["containerimage.config.digest"]; ok {
+		t.Error("an index has no config")
+	}
+	if out.Descriptor.Annotations["r"] != "3" {
+		t.Errorf("root %+v", out.Descriptor)
+	}
+	var index ocispec.Index
+	e.read(t, *out.Descriptor, &index)
+	if len(index.Manifests) != 2 || index.Manifests[1].Platform.Architecture != "arm64" || index.Annotations["i"] != "frontend" ||
+		index.Manifests[0].Annotations["d"] != "2" {
+		t.Fatalf("index %+v", index)
+	}
+	for i, want := range []string{"", "1"} {
+		var m ocispec.Manifest
+		e.read(t, index.Manifests[i], &m)
+		if m.Annotations["m"] != want {
+			t.Errorf("manifest %d: annotations %v", i, m.Annotations)
+		}
+	}
+	e.events.check(t, "exporting manifest list sha256:")
+	out.Release()
+	e.forget(t)
+	for _, m := range index.Manifests {
+		var manifest ocispec.Manifest
+		e.read(t, m, &manifest)
+		for _, d := range append(manifest.Layers, manifest.Config) {
+			if _, err := e.st.Content.Info(e.ctx, d.Digest); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestEmptyImage(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x,unpack=true")}, single(nil))
+	var m ocispec.Manifest
+	e.read(t, *out.Descriptor, &m)
+	if len(m.Layers) != 0 {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestHostileResults(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	for name, c := range map[string]struct {
+		typ  string
+		r    Result
+		want string
+	}{
+		"config is garbage":    {"image", with(single(l), "containerimage.config", "{"), "image config from the frontend"},
+		"config is null":       {"oci", with(single(l), "containerimage.config", "null"), "image config from the frontend"},
+		"base is garbage":      {"image", with(single(l), "containerimage.base.config", "["), "config of the base image"},
+		"no platforms":         {"image", without(multi(l, l), "refs.platforms"), "missing platforms mapping"},
+		"no platforms (files)": {"tar", without(multi(l, l), "refs.platforms"), "missing platforms mapping"},
+		"platforms of nobody":  {"image", with(multi(l, l), "refs.platforms", `{"Platforms":[{"ID":"x","Platform":{"os":"a","architecture":"b"}}]}`), "failed to find ref for ID x"},
+		"many for one tree": {"image", with(single(l), "refs.platforms", string(multi(l, l).Metadata["refs.platforms"])),
+			"cannot export multiple platforms"},
+		"bad epoch":                {"image", with(single(l), "source.date.epoch", "1e9"), "invalid SOURCE_DATE_EPOCH from frontend"},
+		"epoch out of time":        {"image", with(single(l), "source.date.epoch", "99999999999999"), "too far from 1970"},
+		"annotation of a platform": {"image", with(multi(l, l), "annotation[linux/s390x].a", "b"), "no platform linux/s390x"},
+		"annotation of an index":   {"image", with(single(l), "annotation-index.a", "b"), "not supported for single platform"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id, _ := e.fileClient(t)
+			_, err := e.export(t, Target{Type: c.typ, Session: id, Attrs: parse("name=x")}, c.r)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
+	}
+	if all, _ := e.st.Images.List(e.ctx); len(all) != 0 {
+		t.Errorf("images were made: %v", all)
+	}
+	all, err := e.st.Leases.List(e.ctx, `labels."kiln.build/export"==true`)
+	if err != nil || len(all) != 0 {
+		t.Errorf("leases stay: %v, %v", all, err)
+	}
+}
+
+func with(r Result, key, value string) Result {
+	r.Metadata[key] = []byte(value)
+	return r
+}
+
+func without(r Result, key string) Result {
+	delete(r.Metadata, key)
+	return r
+}
+
+func sameSet(a, b []string) bool {
+	m := map[string]int{}
+	for _, s := range a {
+		m[s]++
+	}
+	for _, s := range b {
+		m[s]--
+	}
+	for _, n := range m {
+		if n != 0 {
+			return false
+		}
+	}
+	return true
+}
