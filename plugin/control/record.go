@@ -1,0 +1,77 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"maps"
+
+	"github.com/kiln-build/kiln/builder"
+	"github.com/kiln-build/kiln/plugin/history"
+	"github.com/kiln-build/kiln/plugin/status"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/util/grpcerrors"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// errorType is the media type of a record's whole error. It is misspelled in
+// the format.
+const errorType = "application/vnd.googeapis.google.rpc.status+proto"
+
+// newRecord is the record of a build that begins.
+func newRecord(req *controlapi.SolveRequest) *controlapi.BuildHistoryRecord {
+	return &controlapi.BuildHistoryRecord{
+		Ref:           req.Ref,
+		Frontend:      req.Frontend,
+		FrontendAttrs: req.FrontendAttrs,
+		Exporters:     req.Exporters,
+		CreatedAt:     timestamppb.Now(),
+	}
+}
+
+// describe adds what a build did.
+func describe(rec *controlapi.BuildHistoryRecord, sum status.Summary, resp *builder.Response) {
+	rec.NumTotalSteps = int32(sum.Total)
+	rec.NumCompletedSteps = int32(sum.Completed)
+	rec.NumCachedSteps = int32(sum.Cached)
+	rec.NumWarnings = int32(sum.Warnings)
+	if resp == nil {
+		return
+	}
+	rec.ExporterResponse = resp.Exporter
+	if len(resp.Descriptors) == 0 {
+		return
+	}
+	rec.Result = &controlapi.BuildResultInfo{Results: map[int64]*controlapi.Descriptor{}}
+	for _, id := range slices.Sorted(maps.Keys(resp.Descriptors)) {
+		d := resp.Descriptors[id]
+		made := &controlapi.Descriptor{MediaType: d.MediaType, Digest: d.Digest.String(), Size: d.Size, Annotations: d.Annotations}
+		rec.Result.Results[int64(id)] = made
+		if rec.Result.ResultDeprecated == nil {
+			rec.Result.ResultDeprecated = made
+		}
+	}
+}
+
+// describeFailure adds why a build failed, if it did: in short to the record,
+// with all details as a blob.
+func describeFailure(ctx context.Context, rec *controlapi.BuildHistoryRecord, b *history.Build, failure error) error {
+	if failure == nil {
+		return nil
+	}
+	all := grpcstatus.Convert(grpcerrors.ToGRPC(ctx, failure)).Proto()
+	if !b.Hidden() {
+		data, err := proto.Marshal(all)
+		if err != nil {
+			return err
+		}
+		if rec.ExternalError, err = b.Blob(errorType, data); err != nil {
+			return err
+		}
+	}
+	all.Details = nil
+	rec.Error = all
+	return nil
+}
