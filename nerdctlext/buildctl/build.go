@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
 	"github.com/kiln-build/kiln/nerdctlext"
@@ -46,7 +47,14 @@ input where no frontend is named.`,
   generate-llb | buildctl build --output type=oci,dest=image.tar`,
 		Args: cobra.NoArgs,
 	}
-	flags := cmd.Flags()
+	f.register(cmd.Flags())
+	cmd.RunE = t.withDaemon(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+		return f.run(ctx, t.env, conn)
+	})
+	return cmd
+}
+
+func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVarP(&f.outputs, "output", "o", nil, "exporter and destination: type=image,name=NAME,push=true; type=local,dest=DIR; …")
 	flags.StringVar(&f.progress, "progress", "auto", "how progress is shown: auto, plain, tty, rawjson or quiet")
 	flags.StringVar(&f.trace, "trace", "", "file that receives every status update as JSON")
@@ -66,10 +74,6 @@ input where no frontend is named.`,
 	flags.StringVar(&f.refFile, "ref-file", "", "file that receives the build's ref")
 	flags.StringArrayVar(&f.registryTLS, "registry-auth-tlscontext", nil, "how to reach a token server: host=HOST,ca=FILE,cert=FILE,key=FILE,insecure=true")
 	flags.StringVar(&f.cacheMetrics, "debug-json-cache-metrics", "", "count cache hits to stdout, stderr or a file")
-	cmd.RunE = t.withDaemon(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-		return f.run(ctx, t.env, conn)
-	})
-	return cmd
 }
 
 func (f *buildFlags) run(ctx context.Context, env nerdctlext.Environment, conn *grpc.ClientConn) error {

@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"encoding/json"
 	"io"
 	"strings"
 
@@ -30,4 +31,14 @@ func Case(input string, stdout, stderr io.Writer) (nerdctlext.Environment, []str
 		Stderr: stderr,
 		User:   1000,
 	}, argv
+}
+
+// JSON writes a value for reading: indented, and without escapes for HTML.
+func JSON(value any) (string, error) {
+	var out strings.Builder
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", " ")
+	err := encoder.Encode(value)
+	return out.String(), err
 }
