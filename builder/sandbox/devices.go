@@ -44,8 +44,13 @@ var mountFlags = []struct {
 	flag int64
 	name string
 }{
-	{unix.ST_RDONLY, "ro"}, {unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"},
-	{unix.ST_NOATIME, "noatime"}, {unix.ST_NODIRATIME, "nodiratime"}, {unix.ST_RELATIME, "relatime"},
+	{unix.ST_RDONLY, "ro"},
+	{unix.ST_NOSUID, "nosuid"},
+	{unix.ST_NODEV, "nodev"},
+	{unix.ST_NOEXEC, "noexec"},
+	{unix.ST_NOATIME, "noatime"},
+	{unix.ST_NODIRATIME, "nodiratime"},
+	{unix.ST_RELATIME, "relatime"},
 }
 
 // lockedFlags are those of the mount that source lies on.

@@ -77,8 +77,10 @@ func (b *baseline) capabilities(s Security) *specs.LinuxCapabilities {
 
 func (c *Runc) namespaces(n network) []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
-		{Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace},
 	}
 	if c.base.cgroupNS {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})

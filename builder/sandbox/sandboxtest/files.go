@@ -171,7 +171,8 @@ func testNoStubStays(t *testing.T, r sandbox.Runner) {
 		}
 		before := listing(t, s.Root)
 		s.Mounts = []sandbox.Mount{
-			bind(t.TempDir(), "/dir"), {Type: "tmpfs", Source: "tmpfs", Target: "/tmp"},
+			bind(t.TempDir(), "/dir"),
+			{Type: "tmpfs", Source: "tmpfs", Target: "/tmp"},
 			bind(write(t, t.TempDir()+"/f", "x"), "/etc/secret"),
 		}
 		output(t, r, s) //nolint:errcheck // it fails on purpose

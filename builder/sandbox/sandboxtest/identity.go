@@ -19,8 +19,10 @@ var identity = map[string]test{
 	"bad specs":     testBadSpecs,
 }
 
-const passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n"
-const group = "root:x:0:\nusers:x:100:\nwheel:x:10:ann,root\ntape:x:26:bob,ann\n"
+const (
+	passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n"
+	group  = "root:x:0:\nusers:x:100:\nwheel:x:10:ann,root\ntape:x:26:bob,ann\n"
+)
 
 func testUsers(t *testing.T, r sandbox.Runner) {
 	for user, want := range map[string]string{

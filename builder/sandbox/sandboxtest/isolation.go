@@ -44,8 +44,10 @@ func testProcesses(t *testing.T, r sandbox.Runner) {
 
 func testUsualMounts(t *testing.T, r sandbox.Runner) {
 	got := mustOutput(t, r, newSpec(t, "cat /proc/mounts; ls /dev; stat -c %a /dev/shm; test -e /run || echo no run"))
-	for _, want := range []string{" /proc proc ", " /dev tmpfs ", " /dev/pts devpts ", " /dev/shm tmpfs ", " /dev/mqueue mqueue ",
-		" /sys sysfs ro", " /sys/fs/cgroup ", " /etc/hosts ", " /etc/resolv.conf ", "\nnull\n", "\nurandom\n", "\nptmx\n", "1777", "no run"} {
+	for _, want := range []string{
+		" /proc proc ", " /dev tmpfs ", " /dev/pts devpts ", " /dev/shm tmpfs ", " /dev/mqueue mqueue ",
+		" /sys sysfs ro", " /sys/fs/cgroup ", " /etc/hosts ", " /etc/resolv.conf ", "\nnull\n", "\nurandom\n", "\nptmx\n", "1777", "no run",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}
