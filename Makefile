@@ -39,7 +39,7 @@ install: build ## Install them below PREFIX (/usr/local)
 .PHONY: tools
 tools: build-debs $(ALL_TOOLS:%=$(BIN)/tools/%) ## Build every pinned program that tests, lint and bench use
 
-$(BIN)/tools/%: $(wildcard tools/*/go.mod)
+$(BIN)/tools/%: $(wildcard tools/*/go.mod) tools/build | build-debs
 	nice tools/build $* $(BIN)/tools
 
 .PHONY: build-debs test-debs conformance-debs
