@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -48,28 +49,16 @@ func (o *outputFlags) apply(_ context.Context, p *plan) error {
 		return err
 	}
 	stored := false
-	for i := range outputs {
-		output := &outputs[i]
+	for _, output := range outputs {
 		if !holdsImage[output.Type] {
 			continue
 		}
+		o.complete(output.Attrs, p)
 		if output.Type == "image" {
 			stored = true
-			o.image(output)
-		}
-		for key, value := range p.attrs {
-			if _, given := output.Attrs[key]; !given {
-				output.Attrs[key] = value
+			if err := o.store(output.Attrs); err != nil {
+				return err
 			}
-		}
-		if output.Attrs["name"] == "" && len(p.tags) > 0 {
-			output.Attrs["name"] = strings.Join(p.tags, ",")
-		}
-		if output.Type == "image" && output.Attrs["name"] == "" {
-			if output.Attrs["push"] != "" && output.Attrs["push"] != "false" {
-				return errors.New("pushing needs a name: give one with --tag")
-			}
-			output.Attrs["dangling-name-prefix"] = withoutName
 		}
 	}
 	if o.push && !stored {
@@ -111,15 +100,45 @@ func (o *outputFlags) read(p *plan) ([]build.Output, error) {
 	return outputs, nil
 }
 
-// image completes an output to containerd: it is unpacked so that it can be run, unless
-// it is for a registry.
-func (o *outputFlags) image(output *build.Output) {
+// complete adds what the flags say about every image and its output does not.
+func (o *outputFlags) complete(attrs map[string]string, p *plan) {
+	for key, value := range p.attrs {
+		if _, given := attrs[key]; !given {
+			attrs[key] = value
+		}
+	}
+	if attrs["name"] == "" && len(p.tags) > 0 {
+		attrs["name"] = strings.Join(p.tags, ",")
+	}
+}
+
+// store completes an output to containerd: it is unpacked so that it can be run, unless
+// it is for a registry, or its layers are not those of the snapshots.
+func (o *outputFlags) store(attrs map[string]string) error {
 	if o.push {
-		output.Attrs["push"] = "true"
+		attrs["push"] = "true"
 	}
-	if _, given := output.Attrs["unpack"]; !given && output.Attrs["push"] == "" {
-		output.Attrs["unpack"] = "true"
+	pushed, rewritten := isOn(attrs, "push"), isOn(attrs, "rewrite-timestamp")
+	if _, given := attrs["unpack"]; !given && !pushed && !rewritten {
+		attrs["unpack"] = "true"
 	}
+	if attrs["name"] != "" {
+		return nil
+	}
+	if pushed {
+		return errors.New("pushing needs a name: give one with --tag")
+	}
+	attrs["dangling-name-prefix"] = withoutName
+	return nil
+}
+
+// isOn reads a switch as the exporters do: present without a value it is on.
+func isOn(attrs map[string]string, key string) bool {
+	value, given := attrs[key]
+	if on, err := strconv.ParseBool(value); err == nil {
+		return on
+	}
+	return given
 }
 
 // setAttrs adds what the flags say about every image.

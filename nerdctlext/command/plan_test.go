@@ -31,8 +31,10 @@ func planOf(t *testing.T, input string) (*plan, error) {
 const plain = "build testdata/app"
 
 func leaveOut(request, usual *build.Request) {
-	same := func(key, value string) bool { return usual.Options[key] == value }
-	maps.DeleteFunc(request.Options, same)
+	maps.DeleteFunc(request.Options, func(key, value string) bool {
+		usually, set := usual.Options[key]
+		return set && usually == value
+	})
 	maps.DeleteFunc(request.Locals, func(name string, local build.Local) bool {
 		return reflect.DeepEqual(local, usual.Locals[name])
 	})
