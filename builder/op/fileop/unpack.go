@@ -82,7 +82,7 @@ type dirTimes struct {
 	times times
 }
 
-// Read ends extraction when the context ends.
+// ctxReader ends extraction when the context ends.
 type ctxReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -169,10 +169,8 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 
 // entryName gives the clean path of an archive's entry, "" for its root.
 func entryName(name string) (string, error) {
-	if slices.Contains(strings.Split(name, "/"), "..") {
-		if clean := path.Clean(name); clean == ".." || strings.HasPrefix(clean, "../") || path.IsAbs(name) {
-			return "", fmt.Errorf("the archive has the entry %q outside of it", name)
-		}
+	if clean := path.Clean(name); clean == ".." || strings.HasPrefix(clean, "../") {
+		return "", fmt.Errorf("the archive has the entry %q outside of it", name)
 	}
 	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
 }
@@ -246,6 +244,9 @@ func (x *extractor) link(dir *os.File, base, target string) error {
 
 // metadata sets owner, mode and extended attributes.
 func (x *extractor) metadata(dir *os.File, base string, hdr *tar.Header) error {
+	if hdr.Typeflag == tar.TypeLink {
+		return nil // it has those of the file that it is
+	}
 	at := int(dir.Fd())
 	owner := x.owner
 	if owner == nil {
@@ -253,9 +254,6 @@ func (x *extractor) metadata(dir *os.File, base string, hdr *tar.Header) error {
 	}
 	if err := owner.chownAt(at, base); err != nil {
 		return err
-	}
-	if hdr.Typeflag == tar.TypeLink {
-		return nil // it has those of the file that it is
 	}
 	if hdr.Typeflag != tar.TypeSymlink {
 		if err := unix.Fchmodat(at, base, uint32(hdr.Mode)&permissions, 0); err != nil {
