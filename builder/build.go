@@ -47,7 +47,6 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
 		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted}, Sessions: sessions, Sink: sink,
 	})
-	defer b.builtOne()
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{
 		Build: build, Layers: b.layers, Meta: b.sources, Platform: b.cfg.Platforms[0],

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/frontend"
@@ -21,6 +20,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
+	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/source"
 	"github.com/kiln-build/kiln/builder/store"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,6 +33,8 @@ type Config struct {
 	Store    *store.Store
 	Runner   sandbox.Runner
 	Sessions *session.Manager
+	// Registries are where images come from and go to.
+	Registries *registry.Registries
 	// Entitlements may be granted to builds.
 	Entitlements []string
 	// Labels and Platforms describe the worker; the first platform is the
@@ -42,6 +44,7 @@ type Config struct {
 	// MaxParallelism bounds how many processes run at once; 0: no bound.
 	MaxParallelism int
 	CgroupParent   string
+	// Policies are what Collect removes.
 	Policies       []cache.Policy
 	Frontends      map[string]frontend.Func
 }
@@ -62,10 +65,6 @@ type Builder struct {
 	builds map[string]*frontend.Bridge
 	// changed is closed and replaced whenever a build begins.
 	changed chan struct{}
-
-	stopCollecting context.CancelFunc
-	built          chan struct{} // a collection is wanted
-	collected      chan struct{} // closed when there will be no more
 }
 
 // Open opens the builder whose directory is cfg.Root. What an earlier process
@@ -107,10 +106,6 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 		return nil, err
 	}
 	b.scheduler = schedule.New(b.records)
-	b.built, b.collected = make(chan struct{}, 1), make(chan struct{})
-	var collecting context.Context
-	collecting, b.stopCollecting = context.WithCancel(context.WithoutCancel(ctx))
-	go b.collect(collecting)
 	return b, nil
 }
 
@@ -127,13 +122,18 @@ func (b *Builder) makeOps() (err error) {
 	if n := b.cfg.MaxParallelism; n > 0 {
 		b.exec.Slots = make(chan struct{}, n)
 	}
-	return nil
+	b.sources, err = source.New(source.Config{
+		Root: b.cfg.Root, Store: b.cfg.Store, Layers: b.layers, Sessions: b.cfg.Sessions,
+		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
+	})
+	b.exporters = export.New(export.Config{
+		Layers: b.layers, Store: b.cfg.Store, Sessions: b.cfg.Sessions, Registry: b.cfg.Registries,
+	})
+	return err
 }
 
 // Close ends all builds, waits for them, and leaves nothing mounted.
 func (b *Builder) Close(ctx context.Context) error {
-	b.stopCollecting()
-	<-b.collected
 	b.scheduler.Close()
 	return errors.Join(b.layers.Close(ctx), b.records.Close())
 }
