@@ -22,7 +22,9 @@ import (
 func TestSuite(t *testing.T) {
 	for _, snapshotter := range []string{"overlayfs", "native"} {
 		t.Run(snapshotter, func(t *testing.T) {
-			storetest.Suite(t, func(t *testing.T) *store.Store { return openTest(t, Config{Root: t.TempDir(), Snapshotter: snapshotter}) })
+			storetest.Suite(t, func(t *testing.T) *store.Store {
+				return openTest(t, Config{Root: t.TempDir(), Snapshotter: snapshotter})
+			})
 		})
 	}
 }

@@ -132,9 +132,6 @@ func snapshotLease(t *testing.T, ctx context.Context, st *store.Store) {
 func snapshotRefs(t *testing.T, ctx context.Context, st *store.Store) {
 	leased, drop := newLease(t, ctx, st)
 	blob := put(t, leased, st, []byte("x"))
-	drop()
-	leased, drop = newLease(t, ctx, st)
-	defer drop()
 	if _, err := st.Snapshots.Prepare(leased, "active", ""); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +143,14 @@ func snapshotRefs(t *testing.T, ctx context.Context, st *store.Store) {
 	if _, err := st.Snapshots.Update(ctx, info, "labels."+label); err != nil {
 		t.Fatal(err)
 	}
+	kept := leases.Resource{ID: "done", Type: "snapshots/" + st.Snapshotter}
+	other, dropOther := newLease(t, ctx, st)
+	defer dropOther()
+	id, _ := leases.FromContext(other)
+	if err := st.Leases.AddResource(ctx, leases.Lease{ID: id}, kept); err != nil {
+		t.Fatal(err)
+	}
+	drop()
 	expect(t, ctx, st, blob, true)
 	info, err := st.Snapshots.Stat(ctx, "done")
 	if err != nil || info.Labels[label] != blob.Digest.String() {
