@@ -57,19 +57,8 @@ func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result
 			release()
 		}
 	}()
-	img, err := x.build(ctx, job, r, x.imageOptions)
+	img, names, err := x.prepare(ctx, job, r)
 	if err != nil {
-		return Outcome{}, err
-	}
-	img.stamp(time.Now())
-	names, err := img.imageNames(x.names)
-	if err != nil {
-		return Outcome{}, err
-	}
-	if err := normalize(names); err != nil {
-		return Outcome{}, err
-	}
-	if err := x.write(ctx, job.Progress, img); err != nil {
 		return Outcome{}, err
 	}
 	resp, err := img.response(names)
@@ -85,6 +74,26 @@ func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result
 		return Outcome{}, err
 	}
 	return Outcome{Response: resp, Descriptor: &img.root, Release: release}, nil
+}
+
+// prepare has the complete image in the content store.
+func (x *archiveExporter) prepare(ctx context.Context, job schedule.Job, r Result) (*built, []string, error) {
+	img, err := x.build(ctx, job, r, x.imageOptions)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := img.complete(); err != nil {
+		return nil, nil, err
+	}
+	img.stamp(time.Now())
+	names, err := img.imageNames(x.names)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := normalize(names); err != nil {
+		return nil, nil, err
+	}
+	return img, names, x.write(ctx, job.Progress, img)
 }
 
 // stamp writes on the image's descriptor when it was made.

@@ -50,9 +50,9 @@ func imported(t *testing.T, data []byte) (ocispec.Index, content.Store) {
 }
 
 // complete fails unless the store has all that the image needs.
-func complete(t *testing.T, cs content.Store, desc ocispec.Descriptor) {
+func complete(t *testing.T, ctx context.Context, cs content.Store, desc ocispec.Descriptor) {
 	t.Helper()
-	_, _, _, missing, err := images.Check(context.Background(), cs, desc, nil)
+	_, _, _, missing, err := images.Check(ctx, cs, desc, nil)
 	if err != nil || len(missing) > 0 {
 		t.Errorf("%v is missing: %v", missing, err)
 	}
@@ -78,7 +78,7 @@ func TestOCIArchive(t *testing.T) {
 			t.Errorf("%s=%s, want %s", k, root.Annotations[k], want)
 		}
 	}
-	complete(t, cs, root)
+	complete(t, context.Background(), cs, root)
 	if out.Response["image.name"] != "docker.io/library/test:latest" || out.Response["containerimage.digest"] != root.Digest.String() {
 		t.Errorf("response %v", out.Response)
 	}
@@ -139,7 +139,7 @@ func TestDockerArchive(t *testing.T) {
 				if len(index.Manifests) != 2 || index.Manifests[0].Digest != index.Manifests[1].Digest {
 					t.Errorf("index %+v", index)
 				}
-				complete(t, cs, index.Manifests[0])
+				complete(t, context.Background(), cs, index.Manifests[0])
 			})
 		}
 	}
@@ -182,7 +182,7 @@ func TestCompressions(t *testing.T) {
 			id, file := e.fileClient(t)
 			out := e.mustExport(t, Target{Type: "oci", Session: id, Attrs: parse(c.attrs)}, single(l))
 			_, cs := imported(t, file.Bytes())
-			complete(t, cs, *out.Descriptor)
+			complete(t, context.Background(), cs, *out.Descriptor)
 			var m ocispec.Manifest
 			e.read(t, *out.Descriptor, &m)
 			if m.Layers[0].MediaType != c.mediaType {
@@ -233,7 +233,7 @@ func TestArchiveIntoContentStore(t *testing.T) {
 	r := multi(shared, e.layer(t, shared, map[string]string{"b": "2"}))
 	for range 2 { // the second time everything is there
 		out := e.mustExport(t, Target{Type: "oci", Session: id, Attrs: parse("tar=false")}, r)
-		complete(t, cs, *out.Descriptor)
+		complete(t, context.Background(), cs, *out.Descriptor)
 	}
 	e.events.check(t, "sending content")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,7 @@ type built struct {
 type platformImage struct {
 	part
 	*assemble.Image
+	blobs []layer.Blob // of the layers
 	// snapshot is the name of the unpacked tree that the config is to keep;
 	// "": none.
 	snapshot string
@@ -77,7 +79,7 @@ func (e *Exporters) build(ctx context.Context, job schedule.Job, r Result, o ima
 		if err != nil {
 			return nil, fmt.Errorf("image for %s: %w", p.ID, err)
 		}
-		b.platforms = append(b.platforms, platformImage{part: p, Image: img})
+		b.platforms = append(b.platforms, platformImage{part: p, Image: img, blobs: blobs[i]})
 		desc := img.Manifest.Desc
 		desc.Annotations = annotations.At(assemble.OnManifestDescriptor, p.Platform.Platform)
 		desc.Platform = &p.Platform.Platform
@@ -165,9 +167,26 @@ func (o *imageOptions) assemble(p part, metadata map[string][]byte, blobs []laye
 	return assemble.New(in)
 }
 
+// complete fails unless all layers are in the content store.
+func (b *built) complete() error {
+	for _, p := range b.platforms {
+		for _, blob := range p.blobs {
+			if blob.Absent {
+				return fmt.Errorf("layer %s of the image for %s is not in the content store: it came with a base image "+
+					"that was pulled without its layers; pull that image completely and build again: %w",
+					blob.Desc.Digest, p.ID, errdefs.ErrNotFound)
+			}
+		}
+	}
+	return nil
+}
+
+// anyName leaves the name to the frontend.
+const anyName = "*"
+
 // imageNames are the names that the target asked for.
 func (b *built) imageNames(asked string) ([]string, error) {
-	if asked == "*" {
+	if asked == anyName {
 		asked = string(b.metadata[assemble.KeyName])
 		if asked == "" {
 			return nil, errors.New(`"name=*" needs a frontend that names the image, and this one didn't`)

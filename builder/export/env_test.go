@@ -42,11 +42,18 @@ type env struct {
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	root, ctx := t.TempDir(), context.Background()
-	st, err := embedded.Open(ctx, embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: "overlayfs"})
+	root := t.TempDir()
+	st, err := embedded.Open(context.Background(), embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: "overlayfs"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newEnvOn(t, st, root)
+}
+
+// newEnvOn takes over the store.
+func newEnvOn(t *testing.T, st *store.Store, root string) *env {
+	t.Helper()
+	ctx := context.Background()
 	layers, err := layer.New(ctx, st, layer.Config{Root: filepath.Join(root, "layers")})
 	if err != nil {
 		t.Fatal(err)

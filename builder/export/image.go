@@ -3,12 +3,14 @@ package export
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/epoch"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/layer"
@@ -18,7 +20,8 @@ import (
 // imageExporter writes images into the image store, and pushes them. Beside
 // those of [imageOptions] it takes the attributes
 //
-//	store                 record the image (default true)
+//	store                 record the image (default true); with
+//	                      unsafe-internal-store-allow-incomplete even if it lacks layers
 //	unpack                make the snapshots that a container of it needs
 //	push, push-by-digest, registry.insecure
 //	name-canonical        record it as NAME@DIGEST, too
@@ -28,6 +31,7 @@ type imageExporter struct {
 	*Exporters
 	imageOptions
 	store, unpack, canonical  bool
+	incomplete                bool
 	push, byDigest, insecure  bool
 	danglingPrefix            string
 	danglingOnlyIfNoOtherName bool
@@ -38,6 +42,7 @@ func newImage(e *Exporters, t Target) (Exporter, error) {
 	x := &imageExporter{
 		Exporters:                 e,
 		store:                     a.mention("store", true),
+		incomplete:                a.mention("unsafe-internal-store-allow-incomplete", false),
 		unpack:                    a.mention("unpack", false),
 		canonical:                 a.mention("name-canonical", false),
 		push:                      a.mention("push", t.Type == "registry"),
@@ -46,8 +51,6 @@ func newImage(e *Exporters, t Target) (Exporter, error) {
 		danglingPrefix:            a.text("dangling-name-prefix"),
 		danglingOnlyIfNoOtherName: a.mention("danging-name-empty-only", false),
 	}
-	// Nothing is stored incompletely, whether asked for or not.
-	a.mention("unsafe-internal-store-allow-incomplete", false)
 	var err error
 	if x.imageOptions, err = a.imageOptions(t); err != nil {
 		return nil, err
@@ -55,7 +58,21 @@ func newImage(e *Exporters, t Target) (Exporter, error) {
 	if x.rewrite && x.unpack {
 		return nil, fmt.Errorf(`exporter option "rewrite-timestamp" conflicts with "unpack": %w`, errdefs.ErrInvalidArgument)
 	}
-	return x, nil
+	return x, x.checkNames()
+}
+
+// checkNames fails where a name that is known by now can't be pushed to.
+func (x *imageExporter) checkNames() error {
+	if !x.push || x.names == anyName {
+		return nil
+	}
+	names, err := splitNames(x.names)
+	for _, name := range names {
+		if _, _, err := pushRef(name, digest.FromString(""), x.byDigest); err != nil {
+			return fmt.Errorf("failed to push %s: %w", name, err)
+		}
+	}
+	return err
 }
 
 func (x *imageExporter) Name() string { return "exporting to image" }
@@ -80,27 +97,15 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	}
 	names := named
 	if x.danglingPrefix != "" && (len(named) == 0 || !x.danglingOnlyIfNoOtherName) {
-		names = append(named[:len(named):len(named)], x.danglingPrefix+"@"+img.root.Digest.String())
+		names = append(slices.Clip(named), x.danglingPrefix+"@"+img.root.Digest.String())
 	}
-	record := x.store && len(names) > 0
-	unpack := x.unpackable(img)
-	if record && unpack != nil {
-		unpack.snapshot = unpack.chainID()
+	if x.store && len(names) > 0 {
+		err = x.storeAs(ctx, job.Progress, img, names)
+	} else {
+		err = x.write(ctx, job.Progress, img)
 	}
-	if err := x.write(ctx, job.Progress, img); err != nil {
+	if err != nil {
 		return Outcome{}, err
-	}
-	if record && unpack != nil {
-		if err := x.unpackTo(ctx, job.Progress, unpack, names[0]); err != nil {
-			return Outcome{}, err
-		}
-	}
-	if record {
-		for _, name := range names {
-			if err := x.record(ctx, job.Progress, img, name); err != nil {
-				return Outcome{}, err
-			}
-		}
 	}
 	resp, err := img.response(names)
 	if err != nil {
@@ -111,6 +116,37 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 		out.Finalize = x.pushing(job, img, named)
 	}
 	return out, nil
+}
+
+// storeAs makes the image one of the store's. Whoever finds it by a name finds
+// it complete.
+func (x *imageExporter) storeAs(ctx context.Context, progress event.Progress, img *built, names []string) error {
+	if !x.incomplete {
+		if err := img.complete(); err != nil {
+			return err
+		}
+	}
+	var unpack *platformImage
+	if x.unpack {
+		unpack = img.local()
+	}
+	if unpack != nil {
+		unpack.snapshot = unpack.chainID()
+	}
+	if err := x.write(ctx, progress, img); err != nil {
+		return err
+	}
+	if unpack != nil {
+		if err := x.unpackTo(ctx, progress, unpack, names[0]); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := x.record(ctx, progress, img, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // record gives the image a name in the store, in place of what had the name.
@@ -149,16 +185,13 @@ func putImage(ctx context.Context, store images.Store, img images.Image) error {
 	return err
 }
 
-// unpackable is the part of the image that a container on this machine would
-// run; nil if there is none or it isn't to be unpacked.
-func (x *imageExporter) unpackable(img *built) *platformImage {
-	if !x.unpack {
-		return nil
-	}
+// local is the part of the image that a container on this machine would run;
+// nil if there is none, or it is empty.
+func (b *built) local() *platformImage {
 	match := platforms.Only(platforms.Normalize(platforms.DefaultSpec()))
 	var best *platformImage
-	for i := range img.platforms {
-		p := &img.platforms[i]
+	for i := range b.platforms {
+		p := &b.platforms[i]
 		if match.Match(p.Platform.Platform) && len(p.DiffIDs) > 0 &&
 			(best == nil || match.Less(p.Platform.Platform, best.Platform.Platform)) {
 			best = p

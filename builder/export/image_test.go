@@ -1,9 +1,12 @@
 package export
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -192,14 +195,15 @@ func TestBadNames(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	l := e.layer(t, nil, map[string]string{"a": "1"})
-	for name, want := range map[string]string{
-		"a,,b": "empty image name",
-		",":    "empty image name",
-		"*":    "needs a frontend that names the image",
+	for _, c := range []struct{ name, push, want string }{
+		{"a,,b", "false", "empty image name"},
+		{",", "false", "empty image name"},
+		{"*", "false", "needs a frontend that names the image"},
+		{"UPPER", "true", "failed to push UPPER: invalid reference format"},
 	} {
-		_, err := e.export(t, Target{Type: "image", Attrs: map[string]string{"name": name}}, single(l))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: error %v, want %q", name, err, want)
+		_, err := e.export(t, Target{Type: "image", Attrs: map[string]string{"name": c.name, "push": c.push}}, single(l))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: error %v, want %q", c.name, err, c.want)
 		}
 	}
 	all, _ := e.st.Images.List(e.ctx)
@@ -264,6 +268,40 @@ func TestMultiPlatform(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// Exports of the same result don't disturb each other.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			attrs := parse("unpack=true,source-date-epoch=1")
+			attrs["name"] = fmt.Sprintf("shared,own%d", i)
+			x, err := e.Resolve(e.ctx, Target{Type: "image", Attrs: attrs})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			out, err := x.Export(context.Background(), e.job, single(l))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			out.Release()
+		})
+	}
+	wg.Wait()
+	e.forget(t)
+	all, err := e.st.Images.List(e.ctx)
+	if err != nil || len(all) != 17 {
+		t.Fatalf("%d images, %v", len(all), err)
+	}
+	for _, img := range all {
+		complete(t, e.ctx, e.st.Content, img.Target)
 	}
 }
 

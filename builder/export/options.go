@@ -64,6 +64,11 @@ func (a *attrs) imageOptions(t Target) (imageOptions, error) {
 	case !oci && artifact:
 		a.fail(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
 	}
+	if o.names != anyName {
+		if _, err := splitNames(o.names); err != nil {
+			a.err = cmpErr(a.err, err)
+		}
+	}
 	if o.rewrite && o.epoch.at != nil {
 		a.err = cmpErr(a.err, errRewrite)
 	}

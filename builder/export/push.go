@@ -58,7 +58,7 @@ func (x *imageExporter) pushAs(ctx context.Context, job schedule.Job, img *built
 	if err != nil {
 		return err
 	}
-	p := &pusher{Exporters: x.Exporters, to: to, domain: domain, label: label, progress: job.Progress}
+	p := &pusher{Exporters: x.Exporters, to: to, domain: domain, label: label, pulled: img.pulled(), progress: job.Progress}
 	if err := p.pushBlobs(ctx, img.blobs()); err != nil {
 		return err
 	}
@@ -123,12 +123,24 @@ func (b *built) manifests() []ocispec.Descriptor {
 	return all
 }
 
+// pulled are the annotations of the layers that say where they came from.
+func (b *built) pulled() map[digest.Digest]map[string]string {
+	from := map[digest.Digest]map[string]string{}
+	for _, p := range b.platforms {
+		for _, blob := range p.blobs {
+			from[blob.Desc.Digest] = blob.Desc.Annotations
+		}
+	}
+	return from
+}
+
 // pusher puts content into one repository.
 type pusher struct {
 	*Exporters
 	to       remotes.Pusher
 	domain   string             // the registry's
 	label    images.HandlerFunc // remembers that the repository has a blob
+	pulled   map[digest.Digest]map[string]string
 	progress event.Progress
 }
 
@@ -183,13 +195,15 @@ func (p *pusher) pushOne(ctx context.Context, desc ocispec.Descriptor, count *co
 // that into the repository without a transfer.
 func (p *pusher) source(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
 	info, err := p.cfg.Store.Content.Info(ctx, desc.Digest)
-	if err != nil {
+	if err != nil && !errdefs.IsNotFound(err) {
 		return desc, fmt.Errorf("%s to push: %w", desc.Digest, err)
 	}
 	desc.Annotations = map[string]string{}
-	for k, v := range info.Labels {
-		if strings.HasPrefix(k, labels.LabelDistributionSource+".") {
-			desc.Annotations[k] = v
+	for _, known := range []map[string]string{p.pulled[desc.Digest], info.Labels} {
+		for k, v := range known {
+			if strings.HasPrefix(k, labels.LabelDistributionSource+".") {
+				desc.Annotations[k] = v
+			}
 		}
 	}
 	return desc, nil
@@ -206,7 +220,7 @@ func (p *pusher) send(ctx context.Context, desc ocispec.Descriptor, count *count
 	defer w.Close() // says nothing that Copy doesn't
 	blob, err := p.cfg.Store.Content.ReaderAt(ctx, desc)
 	if err != nil {
-		return err
+		return fmt.Errorf("the registry doesn't have it: %w", err)
 	}
 	defer blob.Close()
 	count.SectionReader = io.NewSectionReader(blob, 0, desc.Size)

@@ -37,7 +37,15 @@ func newRegistry(t *testing.T) *testRegistry {
 	t.Helper()
 	r := &testRegistry{}
 	next := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	srv := httptest.NewServer(r.before(next))
+	t.Cleanup(srv.Close)
+	r.host = strings.TrimPrefix(srv.URL, "http://")
+	return r
+}
+
+// before stands between a client and the registry.
+func (r *testRegistry) before(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		r.seen = append(r.seen, req.Method+" "+req.URL.Path)
 		spoilt := r.spoil != nil && r.spoil(w, req)
@@ -45,10 +53,16 @@ func newRegistry(t *testing.T) *testRegistry {
 		if !spoilt {
 			next.ServeHTTP(w, req)
 		}
-	}))
-	t.Cleanup(srv.Close)
-	r.host = strings.TrimPrefix(srv.URL, "http://")
-	return r
+	})
+}
+
+// take gives the requests since the last call.
+func (r *testRegistry) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := r.seen
+	r.seen = nil
+	return seen
 }
 
 // pull reads and checks the image completely.
@@ -190,11 +204,9 @@ func TestPushNowhere(t *testing.T) {
 	srv := httptest.NewServer(nil)
 	host := strings.TrimPrefix(srv.URL, "http://")
 	srv.Close()
-	for _, ref := range []string{host + "/x", "UPPER/x"} {
-		_, err := e.export(t, Target{Type: "image", Attrs: map[string]string{"name": ref, "push": "true"}}, single(nil))
-		if err == nil || !strings.HasPrefix(err.Error(), "failed to push "+ref) {
-			t.Error(err)
-		}
+	_, err := e.export(t, Target{Type: "image", Attrs: map[string]string{"name": host + "/x", "push": "true"}}, single(nil))
+	if err == nil || !strings.HasPrefix(err.Error(), "failed to push "+host+"/x") {
+		t.Error(err)
 	}
 }
 
