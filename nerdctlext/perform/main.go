@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,7 +21,9 @@ import (
 // error. The first SIGINT or SIGTERM cancels what is running, which then ends in order;
 // the second ends the process at once.
 func Main(root *cobra.Command, stderr io.Writer) int {
-	log.SetLevel("error") // what libraries note in passing is not the user's business
+	// What libraries note in passing is not the user's business.
+	log.SetLevel("error")
+	stdlog.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 2)
