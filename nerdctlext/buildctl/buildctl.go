@@ -61,6 +61,10 @@ func New(env nerdctlext.Environment) *cobra.Command {
 		return nil
 	}
 	root.AddCommand(t.buildCommand(), t.usageCommand(), t.pruneCommand(), t.pruneHistoriesCommand(), t.debugCommand(), t.stdioCommand())
+	root.InitDefaultCompletionCmd()
+	if shell, _, err := root.Find([]string{"completion", "powershell"}); err == nil {
+		shell.Aliases = append(shell.Aliases, "pwsh") // the name that buildctl has for it
+	}
 	eachCommand(root, func(cmd *cobra.Command) { cmd.Flags().SetInterspersed(false) })
 	return root
 }
