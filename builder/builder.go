@@ -127,7 +127,7 @@ func (b *Builder) makeOps() (err error) {
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
 	b.exporters = export.New(export.Config{
-		Layers: b.layers, Store: b.cfg.Store, Sessions: b.cfg.Sessions, Registry: b.cfg.Registries,
+		Layers: b.layers, Store: b.cfg.Store, Sessions: b.cfg.Sessions, Registry: pushRegistry{b.cfg.Registries},
 	})
 	return err
 }

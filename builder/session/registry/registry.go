@@ -6,6 +6,7 @@ package registry
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -160,4 +161,19 @@ func (r *Registries) Acquire(ctx context.Context, name string) (release func(), 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// Insecure is access to one registry over plain HTTP, or TLS with any
+// certificate, whatever its settings are.
+func (r *Registries) Insecure(name string) *Registries {
+	cfg := r.cfg
+	cfg.Hosts = maps.Clone(r.cfg.Hosts)
+	if cfg.Hosts == nil {
+		cfg.Hosts = map[string]Host{}
+	}
+	http := true
+	h := cfg.Hosts[name]
+	h.HTTP, h.Insecure = &http, true
+	cfg.Hosts[name] = h
+	return New(cfg, r.sessions)
 }
