@@ -60,7 +60,7 @@ type Blob struct {
 
 // Blobs returns the layers' blobs, lowest first. Those that don't exist yet are
 // made, several at a time; the same layer and compression always make the same
-// bytes. Blobs live as long as the layers' snapshots.
+// bytes. Blobs live as long as the layers' snapshots, and are on their leases.
 func (s *Store) Blobs(ctx context.Context, l *Layer, c Compression, progress event.Progress) ([]Blob, error) {
 	if err := c.options().Check(); err != nil {
 		return nil, err

@@ -22,7 +22,8 @@ type Layer struct {
 	// Created is when the tree was made, not when it came to this machine.
 	Created     time.Time
 	Description string
-	// Lease keeps the layer; "" where nobody of us made it.
+	// Lease is the one that the layer was made or found under, to which its
+	// blobs are added; "" for none.
 	Lease string
 
 	// source is the blob that the layer was unpacked from; nil for none.

@@ -56,6 +56,13 @@ func (s *Store) makeBlob(ctx context.Context, l *Layer, o pack.Options, source *
 	if err != nil {
 		return Blob{}, err
 	}
+	if l.Lease != "" {
+		r := leases.Resource{ID: b.Desc.Digest.String(), Type: "content"}
+		err := s.store.Leases.AddResource(ctx, leases.Lease{ID: l.Lease}, r)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return Blob{}, fmt.Errorf("keep blob %s: %w", b.Desc.Digest, err)
+		}
+	}
 	return b, s.recordBlob(ctx, l.Name, o.String(), b)
 }
 

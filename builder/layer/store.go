@@ -25,6 +25,7 @@ const (
 	labelPersistent  = "kiln.build/persistent"  // on workspaces that outlive the process
 	labelCreated     = "kiln.build/created"     // RFC 3339
 	labelDescription = "kiln.build/description" // cut to maxDescription
+	labelLease       = "kiln.build/lease"       // that the layer was made under
 )
 
 // maxDescription keeps a label below containerd's limit of 4096 bytes.
@@ -144,7 +145,7 @@ func (s *Store) Open(ctx context.Context, name string) (*Layer, error) {
 
 // fromInfo makes a Layer without a parent.
 func fromInfo(info snapshots.Info) *Layer {
-	l := &Layer{Name: info.Name, Created: info.Created, Description: info.Labels[labelDescription]}
+	l := &Layer{Name: info.Name, Created: info.Created, Description: info.Labels[labelDescription], Lease: info.Labels[labelLease]}
 	if t, err := time.Parse(time.RFC3339Nano, info.Labels[labelCreated]); err == nil {
 		l.Created = t
 	}

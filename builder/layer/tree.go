@@ -115,7 +115,7 @@ func (ts *trees) keep(t *tree) *tree {
 	return t
 }
 
-// forget gives up a persistent tree, unless it is mounted.
+// forget gives up a tree that will be removed, unless it is mounted.
 func (ts *trees) forget(t *tree) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

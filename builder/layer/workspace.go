@@ -50,7 +50,7 @@ func (s *Store) NewWorkspace(ctx context.Context, parent *Layer) (*Workspace, er
 // ctx carries. End it with Unmount; Discard removes the tree. All workspaces of
 // one name show the same tree at the same time.
 func (s *Store) OpenWorkspace(ctx context.Context, name string, parent *Layer) (*Workspace, error) {
-	key := fmt.Sprintf("kiln-keep-%x", sha256.Sum256([]byte(name)))
+	key := persistentKey(name)
 	unlock, err := s.trees.opening.lock(ctx, key)
 	if err != nil {
 		return nil, err
@@ -66,6 +66,12 @@ func (s *Store) OpenWorkspace(ctx context.Context, name string, parent *Layer) (
 	t = s.trees.keep(t)
 	lease, _ := leases.FromContext(ctx)
 	return &Workspace{s: s, tree: t, parent: parent, lease: lease, persistent: true}, nil
+}
+
+// persistentKey names the snapshot of a persistent tree, whatever is in its own
+// name.
+func persistentKey(name string) string {
+	return fmt.Sprintf("kiln-keep-%x", sha256.Sum256([]byte(name)))
 }
 
 func (s *Store) prepare(ctx context.Context, key string, parent *Layer, labels map[string]string) (*tree, error) {
@@ -146,6 +152,7 @@ func (w *Workspace) Commit(ctx context.Context, meta Meta) (*Layer, error) {
 	labels := map[string]string{
 		labelCreated:     l.Created.Format(time.RFC3339Nano),
 		labelDescription: cut(l.Description, maxDescription),
+		labelLease:       l.Lease,
 	}
 	if err := w.s.store.Snapshots.Commit(w.s.store.Context(ctx), l.Name, w.tree.key, snapshots.WithLabels(labels)); err != nil {
 		return nil, fmt.Errorf("commit workspace %s: %w", w.tree.key, noSpace(err))
@@ -162,16 +169,36 @@ func (w *Workspace) Discard(ctx context.Context) error {
 		return nil
 	}
 	err := w.Unmount()
-	ctx, cancel := w.s.cleanupContext(ctx)
-	defer cancel()
-	if w.persistent && !w.s.trees.forget(w.tree) {
-		return errors.Join(err, fmt.Errorf("workspace %s is in use: %w", w.tree.key, errdefs.ErrFailedPrecondition))
-	}
-	if rerr := w.s.store.Snapshots.Remove(ctx, w.tree.key); rerr != nil && !errdefs.IsNotFound(rerr) {
-		return errors.Join(err, fmt.Errorf("remove workspace %s: %w", w.tree.key, rerr))
+	if rerr := w.s.removeTree(ctx, w.tree); rerr != nil && !errdefs.IsNotFound(rerr) {
+		return errors.Join(err, rerr)
 	}
 	w.gone = true
 	return err
+}
+
+// RemoveWorkspace removes the persistent tree with the name, although ctx may
+// have ended. It fails with errdefs.ErrNotFound where there is none, and with
+// errdefs.ErrFailedPrecondition where it is mounted.
+func (s *Store) RemoveWorkspace(ctx context.Context, name string) error {
+	key := persistentKey(name)
+	unlock, err := s.trees.opening.lock(context.WithoutCancel(ctx), key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.removeTree(ctx, s.trees.keep(&tree{s: s, key: key}))
+}
+
+func (s *Store) removeTree(ctx context.Context, t *tree) error {
+	ctx, cancel := s.cleanupContext(ctx)
+	defer cancel()
+	if !s.trees.forget(t) {
+		return fmt.Errorf("workspace %s is in use: %w", t.key, errdefs.ErrFailedPrecondition)
+	}
+	if err := s.store.Snapshots.Remove(ctx, t.key); err != nil {
+		return fmt.Errorf("remove workspace %s: %w", t.key, err)
+	}
+	return nil
 }
 
 // Size returns the bytes on disk of what was written so far.

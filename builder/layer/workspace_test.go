@@ -48,7 +48,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Name != top.Name || !l.Created.Equal(top.Created) || l.Description != "test" || l.Parent.Name != base.Name || l.Parent.Parent != nil {
+	if l.Name != top.Name || !l.Created.Equal(top.Created) || l.Description != "test" || l.Lease != top.Lease || l.Lease == "" || l.Parent.Name != base.Name || l.Parent.Parent != nil {
 		t.Errorf("opened %+v on %+v, want %+v", l, l.Parent, top)
 	}
 	if _, err := s.Open(ctx, "nothing"); !errdefs.IsNotFound(err) {
@@ -164,5 +164,11 @@ func TestPersistent(t *testing.T) {
 	}
 	if _, err := w.Commit(ctx, Meta{}); err == nil {
 		t.Error("a persistent workspace can be committed")
+	}
+	if err := s.RemoveWorkspace(ctx, "../go cache"); err != nil {
+		t.Error(err)
+	}
+	if err := s.RemoveWorkspace(ctx, "../go cache"); !errdefs.IsNotFound(err) {
+		t.Errorf("remove twice: %v", err)
 	}
 }
