@@ -27,6 +27,8 @@ type Environment struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+	// Version is that of the program.
+	Version Version
 	// User is the effective user id, -1 where there is none.
 	User int
 }

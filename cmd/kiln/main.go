@@ -12,13 +12,18 @@ import (
 	"github.com/kiln-build/kiln/nerdctlext/perform"
 )
 
+// version is set by the linker in releases.
+var version string
+
 func main() {
 	env := nerdctlext.Environment{
 		Lookup: os.LookupEnv,
 		Stdin:  os.Stdin,
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
-		User:   os.Geteuid(),
+
+		Version: nerdctlext.VersionOf(version),
+		User:    os.Geteuid(),
 	}
 	root := command.New(env)
 	if filepath.Base(os.Args[0]) == "buildctl" {

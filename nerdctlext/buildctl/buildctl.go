@@ -6,7 +6,7 @@ package buildctl
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
+	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/spf13/cobra"
@@ -38,7 +38,7 @@ func New(env nerdctlext.Environment) *cobra.Command {
 		SilenceErrors:    true,
 		SilenceUsage:     true,
 		TraverseChildren: true,
-		Version:          version(),
+		Version:          strings.Join([]string{env.Version.Module, env.Version.Version, env.Version.Revision}, " "),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("no command %q; see buildctl --help", args[0])
@@ -74,21 +74,6 @@ func eachCommand(cmd *cobra.Command, fn func(*cobra.Command)) {
 	for _, child := range cmd.Commands() {
 		eachCommand(child, fn)
 	}
-}
-
-// version is the path of the package, its version and its revision.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "github.com/kiln-build/kiln v0.0.0 unknown"
-	}
-	revision := "unknown"
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			revision = setting.Value
-		}
-	}
-	return fmt.Sprintf("%s %s %s", info.Main.Path, info.Main.Version, revision)
 }
 
 // withDaemon makes a command's body one that is connected to the daemon.

@@ -22,13 +22,13 @@ type accessFlags struct {
 }
 
 func (a *accessFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&a.secrets, "secret", nil, "secret, id=NAME[,src=FILE|,env=VARIABLE]")
-	flags.StringArrayVar(&a.ssh, "ssh", nil, "agent or keys, default or ID=SOCKET or ID=KEY[,KEY]")
-	flags.StringArrayVar(&a.allow, "allow", nil, "privilege: network.host, security.insecure or device[=NAME]")
-	flags.StringVar(&a.policyFile, "source-policy-file", "", "policy for sources, as JSON (default $EXPERIMENTAL_BUILDKIT_SOURCE_POLICY)")
-	flags.StringVar(&a.authFile, "authfile", "", "file with registry accounts (default $REGISTRY_AUTH_FILE, else docker's configuration)")
-	flags.StringVar(&a.account, "creds", "", "registry account, USER[:PASSWORD], for all registries")
-	flags.StringVar(&a.verify, "tls-verify", "true", "false pushes to registries without TLS, or without a valid certificate")
+	flags.StringArrayVar(&a.secrets, "secret", nil, "secret, `id=NAME[,src=FILE|,env=VARIABLE]`")
+	flags.StringArrayVar(&a.ssh, "ssh", nil, "agent or keys, default or `ID=SOCKET` or ID=KEY[,KEY]")
+	flags.StringArrayVar(&a.allow, "allow", nil, "`privilege`: network.host, security.insecure or device[=NAME]")
+	flags.StringVar(&a.policyFile, "source-policy-file", "", "`file` with a policy for sources, as JSON (default $EXPERIMENTAL_BUILDKIT_SOURCE_POLICY)")
+	flags.StringVar(&a.authFile, "authfile", "", "`file` with registry accounts (default $REGISTRY_AUTH_FILE, else docker's configuration)")
+	flags.StringVar(&a.account, "creds", "", "registry account, `USER[:PASSWORD]`, for all registries")
+	flags.StringVar(&a.verify, "tls-verify", "true", "`false` pushes to registries without TLS, or without a valid certificate")
 	flags.Lookup("tls-verify").NoOptDefVal = "true"
 }
 

@@ -24,10 +24,10 @@ type argFlags struct {
 }
 
 func (a *argFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&a.args, "build-arg", nil, "value of an ARG, NAME=VALUE; NAME alone takes that of the environment")
-	flags.StringArrayVar(&a.argFiles, "build-arg-file", nil, "file with lines NAME=VALUE, read before --build-arg")
-	flags.StringVar(&a.epoch, "source-date-epoch", "", "time of the image and its history, in seconds since 1970 (default $SOURCE_DATE_EPOCH)")
-	flags.StringVar(&a.timestamp, "timestamp", "", "like --source-date-epoch, for the files in the layers too")
+	flags.StringArrayVar(&a.args, "build-arg", nil, "value of an ARG, `NAME=VALUE`; NAME alone takes that of the environment")
+	flags.StringArrayVar(&a.argFiles, "build-arg-file", nil, "`file` with lines NAME=VALUE, read before --build-arg")
+	flags.StringVar(&a.epoch, "source-date-epoch", "", "time of the image and its history, in `seconds` since 1970 (default $SOURCE_DATE_EPOCH)")
+	flags.StringVar(&a.timestamp, "timestamp", "", "like --source-date-epoch, in `seconds`, for the files in the layers too")
 	flags.BoolVar(&a.rewrite, "rewrite-timestamp", false, "let no file in a layer be younger than --source-date-epoch")
 	flags.BoolVar(&a.proxy, "http-proxy", false, "pass the environment's proxy settings to the build")
 }

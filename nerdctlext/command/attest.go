@@ -16,9 +16,9 @@ type attestFlags struct {
 }
 
 func (a *attestFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&a.attest, "attest", nil, "attestation, type=sbom[,…] or type=provenance[,…]")
-	flags.StringVar(&a.sbom, "sbom", "", "true, false or the parameters of --attest type=sbom")
-	flags.StringVar(&a.provenance, "provenance", "", "true, false or the parameters of --attest type=provenance")
+	flags.StringArrayVar(&a.attest, "attest", nil, "attestation, `type=TYPE[,…]`: type=sbom[,…] or type=provenance[,…]")
+	flags.StringVar(&a.sbom, "sbom", "", "true, false or the `parameters` of --attest type=sbom")
+	flags.StringVar(&a.provenance, "provenance", "", "true, false or the `parameters` of --attest type=provenance")
 }
 
 // sbomPresets are what podman's flag of the same name takes; they name scanners that run

@@ -22,10 +22,10 @@ type cacheFlags struct {
 
 func (c *cacheFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.none, "no-cache", false, "run all steps again")
-	flags.StringArrayVar(&c.noneFor, "no-cache-filter", nil, "run the steps of this stage again")
-	flags.StringArrayVar(&c.from, "cache-from", nil, "where cache is imported from, an image or type=TYPE,…")
-	flags.StringArrayVar(&c.to, "cache-to", nil, "where the cache is exported to, an image or type=TYPE,…")
-	flags.StringVar(&c.ttl, "cache-ttl", "", "0 is --no-cache; other durations are left to the daemon's policy")
+	flags.StringArrayVar(&c.noneFor, "no-cache-filter", nil, "run the steps of this `stage` again")
+	flags.StringArrayVar(&c.from, "cache-from", nil, "where cache is imported from, an `image` or type=TYPE,…")
+	flags.StringArrayVar(&c.to, "cache-to", nil, "where the cache is exported to, an `image` or type=TYPE,…")
+	flags.StringVar(&c.ttl, "cache-ttl", "", "`duration`: 0 is --no-cache; other durations are left to the daemon's policy")
 }
 
 func (c *cacheFlags) apply(_ context.Context, p *plan) error {

@@ -47,7 +47,7 @@ The daemon is found by --addr, else $KILN_HOST, else $BUILDKIT_HOST, else at
   kiln du`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Version:       clientVersion(),
+		Version:       clientVersion(env),
 	}
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)

@@ -19,17 +19,17 @@ type limitFlags struct {
 }
 
 func (l *limitFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&l.shm, "shm-size", "", "size of /dev/shm, such as 64m")
-	flags.StringSliceVar(&l.ulimits, "ulimit", nil, "limit of a process, NAME=SOFT[:HARD]")
-	flags.StringVar(&l.parent, "cgroup-parent", "", "cgroup that the steps are put under")
-	flags.StringVarP(&l.memory, "memory", "m", "", "memory, such as 512m")
-	flags.StringVar(&l.swap, "memory-swap", "", "memory and swap together, -1 is without a limit")
-	flags.StringVarP(&l.shares, "cpu-shares", "c", "", "weight of the CPU time")
-	flags.StringVar(&l.period, "cpu-period", "", "period of the CPU quota in µs")
-	flags.StringVar(&l.quota, "cpu-quota", "", "CPU time in each period in µs")
-	flags.StringVar(&l.cpus, "cpuset-cpus", "", "CPUs to run on, such as 0-2,4")
-	flags.StringVar(&l.mems, "cpuset-mems", "", "memory nodes to use, such as 0,1")
-	flags.StringArrayVar(&l.resources, "resource", nil, "one of the above as NAME=VALUE, such as memory=512m")
+	flags.StringVar(&l.shm, "shm-size", "", "`size` of /dev/shm, such as 64m")
+	flags.StringSliceVar(&l.ulimits, "ulimit", nil, "limit of a process, `NAME=SOFT[:HARD]`")
+	flags.StringVar(&l.parent, "cgroup-parent", "", "`cgroup` that the steps are put under")
+	flags.StringVarP(&l.memory, "memory", "m", "", "`size` of the memory, such as 512m")
+	flags.StringVar(&l.swap, "memory-swap", "", "`size` of memory and swap together, -1 is without a limit")
+	flags.StringVarP(&l.shares, "cpu-shares", "c", "", "`weight` of the CPU time")
+	flags.StringVar(&l.period, "cpu-period", "", "period of the CPU quota in `µs`")
+	flags.StringVar(&l.quota, "cpu-quota", "", "CPU time in each period in `µs`")
+	flags.StringVar(&l.cpus, "cpuset-cpus", "", "`CPUs` to run on, such as 0-2,4")
+	flags.StringVar(&l.mems, "cpuset-mems", "", "memory `nodes` to use, such as 0,1")
+	flags.StringArrayVar(&l.resources, "resource", nil, "one of the above as `NAME=VALUE`, such as memory=512m")
 }
 
 func (l *limitFlags) apply(_ context.Context, p *plan) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"github.com/docker/go-units"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
+	"github.com/kiln-build/kiln/nerdctlext"
 	"github.com/kiln-build/kiln/nerdctlext/report"
 )
 
@@ -147,7 +147,7 @@ error when no daemon answers.`,
   kiln --addr tcp://builder.example.com:1234 version`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			fmt.Fprintf(t.env.Stdout, "Client:     %s\nAddress:    %s\n", clientVersion(), t.connection.Address)
+			fmt.Fprintf(t.env.Stdout, "Client:     %s\nAddress:    %s\n", clientVersion(t.env), t.connection.Address)
 			return t.withDaemon(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
 				return report.Info(ctx, controlapi.NewControlClient(conn), nil, t.env.Stdout)
 			})(cmd, args)
@@ -155,16 +155,7 @@ error when no daemon answers.`,
 	}
 }
 
-// clientVersion is the module's version with its revision, as the linker knows them.
-func clientVersion() string {
-	version, revision := "unknown", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				revision = " " + setting.Value
-			}
-		}
-	}
-	return fmt.Sprintf("%s%s %s/%s", version, revision, runtime.GOOS, runtime.GOARCH)
+// clientVersion is the version of this program, its revision and its platform.
+func clientVersion(env nerdctlext.Environment) string {
+	return fmt.Sprintf("%s %s %s/%s", env.Version.Version, env.Version.Revision, runtime.GOOS, runtime.GOARCH)
 }

@@ -20,9 +20,9 @@ type namingFlags struct {
 }
 
 func (n *namingFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVarP(&n.tags, "tag", "t", nil, "name of the image, NAME[:TAG]")
-	flags.StringArrayVar(&n.labels, "label", nil, "label of the image, NAME=VALUE")
-	flags.StringArrayVar(&n.annotations, "annotation", nil, "annotation, [TYPE[,TYPE][PLATFORM]:]NAME=VALUE; TYPE is manifest, index, manifest-descriptor or index-descriptor")
+	flags.StringArrayVarP(&n.tags, "tag", "t", nil, "name of the image, `NAME[:TAG]`")
+	flags.StringArrayVar(&n.labels, "label", nil, "label of the image, `NAME=VALUE`")
+	flags.StringArrayVar(&n.annotations, "annotation", nil, "annotation, `[TYPE[,TYPE][PLATFORM]:]NAME=VALUE`; TYPE is manifest, index, manifest-descriptor or index-descriptor")
 }
 
 func (n *namingFlags) apply(_ context.Context, p *plan) error {

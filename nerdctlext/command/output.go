@@ -26,11 +26,11 @@ type outputFlags struct {
 }
 
 func (o *outputFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes instead of containerd: DIR, - (a tar), or type=TYPE,dest=PATH,…")
+	flags.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes instead of containerd: `DIR`, - (a tar), or type=TYPE,dest=PATH,…")
 	flags.BoolVar(&o.push, "push", false, "push the image to its registry")
-	flags.StringVar(&o.format, "format", "", "media types of the image: oci or docker")
-	flags.StringVar(&o.compression, "compression-format", "", "compression of the layers: gzip, zstd, zstd:chunked, estargz or uncompressed")
-	flags.StringVar(&o.level, "compression-level", "", "level of the compression")
+	flags.StringVar(&o.format, "format", "", "media `types` of the image: oci or docker")
+	flags.StringVar(&o.compression, "compression-format", "", "`compression` of the layers: gzip, zstd, zstd:chunked, estargz or uncompressed")
+	flags.StringVar(&o.level, "compression-level", "", "`level` of the compression")
 	flags.BoolVar(&o.force, "force-compression", false, "compress the layers of the base image in this way too")
 }
 

@@ -24,14 +24,14 @@ type platformFlags struct {
 }
 
 func (f *platformFlags) register(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&f.platforms, "platform", nil, "platform of the image, such as linux/arm64; several make an index (default $DOCKER_DEFAULT_PLATFORM, else the daemon's)")
-	flags.StringVar(&f.os, "os", "", "operating system of the image, in place of --platform")
-	flags.StringVar(&f.arch, "arch", "", "architecture of the image, in place of --platform")
-	flags.StringVar(&f.variant, "variant", "", "variant of --arch")
-	flags.StringVar(&f.network, "network", "default", "network of the steps: default, none or host")
-	flags.StringArrayVar(&f.hosts, "add-host", nil, "further line for /etc/hosts of the steps, HOST:IP")
-	flags.StringVar(&f.gateway, "host-gateway-ip", "", "what host-gateway stands for in --add-host")
-	flags.StringVar(&f.pull, "pull", "", "always, missing, newer or never; alone it is always")
+	flags.StringSliceVar(&f.platforms, "platform", nil, "`platform` of the image, such as linux/arm64; several make an index (default $DOCKER_DEFAULT_PLATFORM, else the daemon's)")
+	flags.StringVar(&f.os, "os", "", "operating `system` of the image, in place of --platform")
+	flags.StringVar(&f.arch, "arch", "", "`architecture` of the image, in place of --platform")
+	flags.StringVar(&f.variant, "variant", "", "`variant` of --arch")
+	flags.StringVar(&f.network, "network", "default", "`network` of the steps: default, none or host")
+	flags.StringArrayVar(&f.hosts, "add-host", nil, "further line for /etc/hosts of the steps, `HOST:IP`")
+	flags.StringVar(&f.gateway, "host-gateway-ip", "", "`IP` that host-gateway stands for in --add-host")
+	flags.StringVar(&f.pull, "pull", "", "`when`: always, missing, newer or never; alone it is always")
 	flags.Lookup("pull").NoOptDefVal = "true"
 	flags.BoolVar(&f.always, "pull-always", false, "the same as --pull=always")
 	flags.BoolVar(&f.never, "pull-never", false, "the same as --pull=never")

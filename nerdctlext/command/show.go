@@ -26,12 +26,12 @@ type showFlags struct {
 }
 
 func (s *showFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&s.progress, "progress", "auto", "how progress is shown: auto, plain, tty, rawjson or quiet (default $BUILDKIT_PROGRESS)")
+	flags.StringVar(&s.progress, "progress", "auto", "`how` progress is shown: auto, plain, tty, rawjson or quiet (default $BUILDKIT_PROGRESS)")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "print nothing but the digest of the image")
-	flags.StringVar(&s.iidFile, "iidfile", "", "file that receives the digest of the image")
-	flags.StringVar(&s.rawIID, "iidfile-raw", "", "file that receives the digest of the image, without its algorithm")
-	flags.StringVar(&s.metadataFile, "metadata-file", "", "file that receives all that is known of the result, as JSON")
-	flags.StringVar(&s.callText, "call", "build", "do something else than building: check, outline, targets or subrequests.describe[,format=json]")
+	flags.StringVar(&s.iidFile, "iidfile", "", "`file` that receives the digest of the image")
+	flags.StringVar(&s.rawIID, "iidfile-raw", "", "`file` that receives the digest of the image, without its algorithm")
+	flags.StringVar(&s.metadataFile, "metadata-file", "", "`file` that receives all that is known of the result, as JSON")
+	flags.StringVar(&s.callText, "call", "build", "`what` to do in place of a build: check, outline, targets or subrequests.describe[,format=json]")
 	flags.BoolVar(&s.check, "check", false, "look for mistakes in the Dockerfile, the same as --call=check")
 }
 

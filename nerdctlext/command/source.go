@@ -26,10 +26,10 @@ type sourceFlags struct {
 }
 
 func (s *sourceFlags) register(flags *pflag.FlagSet) {
-	flags.StringArrayVarP(&s.files, "file", "f", nil, "Dockerfile, - for standard input (default: Dockerfile or Containerfile in the context); several are joined")
-	flags.StringVar(&s.target, "target", "", "stage to build (default: the last)")
-	flags.StringArrayVar(&s.contexts, "build-context", nil, "further context: NAME=DIR, URL, docker-image://IMAGE or oci-layout://DIR[:TAG][@DIGEST]")
-	flags.StringVar(&s.ignoreFile, "ignorefile", "", "file to use in place of .dockerignore")
+	flags.StringArrayVarP(&s.files, "file", "f", nil, "`Dockerfile`, - for standard input (default: Dockerfile or Containerfile in the context); several are joined")
+	flags.StringVar(&s.target, "target", "", "`stage` to build (default: the last)")
+	flags.StringArrayVar(&s.contexts, "build-context", nil, "further context: `NAME=DIR`, URL, docker-image://IMAGE or oci-layout://DIR[:TAG][@DIGEST]")
+	flags.StringVar(&s.ignoreFile, "ignorefile", "", "`file` to use in place of .dockerignore")
 }
 
 func (s *sourceFlags) apply(ctx context.Context, p *plan) error {

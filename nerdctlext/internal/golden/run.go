@@ -25,7 +25,9 @@ func Execute(ctx context.Context, tree func(nerdctlext.Environment) *cobra.Comma
 		Stdin:  strings.NewReader(stdin),
 		Stdout: &stdout,
 		Stderr: &stderr,
-		User:   1000,
+
+		Version: nerdctlext.Version{Module: "example.com/kiln", Version: "v1", Revision: "abc"},
+		User:    1000,
 	})
 	root.SetArgs(argv)
 	err := root.ExecuteContext(ctx)
