@@ -31,8 +31,14 @@ func newArchive(e *Exporters, t Target) (Exporter, error) {
 	a := newAttrs(t.Attrs)
 	x := &archiveExporter{Exporters: e, Target: t, tar: a.mention("tar", true)}
 	var err error
-	x.imageOptions, err = a.imageOptions(t)
-	return x, err
+	if x.imageOptions, err = a.imageOptions(t); err != nil || x.names == anyName {
+		return x, err
+	}
+	names, err := splitNames(x.names)
+	if err != nil {
+		return nil, err
+	}
+	return x, normalize(names) // a name that is none fails early
 }
 
 func (x *archiveExporter) Name() string {
@@ -57,16 +63,17 @@ func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result
 			release()
 		}
 	}()
-	img, names, err := x.prepare(ctx, job, r)
+	img, err := x.prepare(ctx, job, r)
 	if err != nil {
 		return Outcome{}, err
 	}
-	resp, err := img.response(names)
+	resp, err := img.response()
 	if err != nil {
 		return Outcome{}, err
 	}
 	if x.tar {
-		err = x.sendTar(ctx, job, client, img, session.Output{ID: x.ID, Metadata: resp}, names)
+		to := session.Output{ID: x.ID, Metadata: resp}
+		err = sendFile(ctx, client, to, job.Progress, func(w io.Writer) error { return x.writeTar(ctx, w, img) })
 	} else {
 		err = x.sendBlobs(ctx, job, client, img)
 	}
@@ -77,23 +84,22 @@ func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result
 }
 
 // prepare has the complete image in the content store.
-func (x *archiveExporter) prepare(ctx context.Context, job schedule.Job, r Result) (*built, []string, error) {
+func (x *archiveExporter) prepare(ctx context.Context, job schedule.Job, r Result) (*built, error) {
 	img, err := x.build(ctx, job, r, x.imageOptions)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := img.complete(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	img.stamp(time.Now())
-	names, err := img.imageNames(x.names)
-	if err != nil {
-		return nil, nil, err
+	if img.names, err = img.imageNames(x.names); err != nil {
+		return nil, err
 	}
-	if err := normalize(names); err != nil {
-		return nil, nil, err
+	if err := normalize(img.names); err != nil {
+		return nil, err
 	}
-	return img, names, x.write(ctx, job.Progress, img)
+	return img, x.write(ctx, job.Progress, img)
 }
 
 // stamp writes on the image's descriptor when it was made.
@@ -119,13 +125,11 @@ func normalize(names []string) error {
 	return nil
 }
 
-// sendTar streams the archive to the client.
-func (x *archiveExporter) sendTar(ctx context.Context, job schedule.Job, client *session.Client, img *built, to session.Output, names []string) error {
-	opts := []archive.ExportOpt{archive.WithManifest(img.root, names...)}
+// writeTar writes the archive.
+func (x *archiveExporter) writeTar(ctx context.Context, w io.Writer, img *built) error {
+	opts := []archive.ExportOpt{archive.WithManifest(img.root, img.names...)}
 	if x.Type == "oci" {
 		opts = append(opts, archive.WithAllPlatforms(), archive.WithSkipDockerManifest())
 	}
-	return sendFile(ctx, client, to, job.Progress, func(w io.Writer) error {
-		return archive.Export(ctx, x.cfg.Store.Content, w, opts...)
-	})
+	return archive.Export(ctx, x.cfg.Store.Content, w, opts...)
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	sessioncontent "github.com/moby/buildkit/session/content"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kiln-build/kiln/builder/layer"
@@ -49,12 +51,18 @@ func imported(t *testing.T, data []byte) (ocispec.Index, content.Store) {
 	return index, cs
 }
 
-// complete fails unless the store has all that the image needs.
+// complete fails unless the store has all that the image needs, unspoilt.
 func complete(t *testing.T, ctx context.Context, cs content.Store, desc ocispec.Descriptor) {
 	t.Helper()
-	_, _, _, missing, err := images.Check(ctx, cs, desc, nil)
-	if err != nil || len(missing) > 0 {
-		t.Errorf("%v is missing: %v", missing, err)
+	check := func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		data, err := content.ReadBlob(ctx, cs, desc)
+		if err == nil && (digest.FromBytes(data) != desc.Digest || int64(len(data)) != desc.Size) {
+			err = fmt.Errorf("%s is spoilt", desc.Digest)
+		}
+		return nil, err
+	}
+	if err := images.Walk(ctx, images.Handlers(images.HandlerFunc(check), images.ChildrenHandler(cs)), desc); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -159,9 +167,11 @@ func TestBadArchiveName(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	id, _ := e.fileClient(t)
-	_, err := e.export(t, Target{Type: "oci", Session: id, Attrs: parse("name=UPPER")}, single(nil))
-	if err == nil || !strings.HasPrefix(err.Error(), "failed to parse UPPER") {
-		t.Error(err)
+	for attr, frontend := range map[string]string{"UPPER": "", "*": "UPPER"} {
+		_, err := e.export(t, Target{Type: "oci", Session: id, Attrs: parse("name=" + attr)}, with(single(nil), "image.name", frontend))
+		if err == nil || !strings.HasPrefix(err.Error(), "failed to parse UPPER") {
+			t.Error(err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ type built struct {
 	root      ocispec.Descriptor
 	index     *assemble.Document // nil where there is one manifest only
 	platforms []platformImage
+	// names are set by the exporter.
+	names []string
 	// epoch is for the whole image; nil: none.
 	epoch    *time.Time
 	metadata map[string][]byte
@@ -107,7 +110,7 @@ func (o *imageOptions) annotationsFor(r Result, parts []part) (assemble.Annotati
 	if err != nil {
 		return nil, err
 	}
-	all := append(o.annotations[:len(o.annotations):len(o.annotations)], more...)
+	all := slices.Concat(o.annotations, more)
 	platforms := make([]assemble.Platform, len(parts))
 	for i, p := range parts {
 		platforms[i] = p.Platform
@@ -196,7 +199,7 @@ func (b *built) imageNames(asked string) ([]string, error) {
 }
 
 // response is what the client is told of the image.
-func (b *built) response(names []string) (map[string]string, error) {
+func (b *built) response() (map[string]string, error) {
 	desc, err := json.Marshal(b.root)
 	if err != nil {
 		return nil, fmt.Errorf("image descriptor: %w", err)
@@ -208,8 +211,8 @@ func (b *built) response(names []string) (map[string]string, error) {
 	if b.index == nil {
 		resp["containerimage.config.digest"] = b.platforms[0].Config.Desc.Digest.String()
 	}
-	if len(names) > 0 {
-		resp["image.name"] = strings.Join(names, ",")
+	if len(b.names) > 0 {
+		resp["image.name"] = strings.Join(b.names, ",")
 	}
 	return resp, nil
 }

@@ -40,7 +40,7 @@ type env struct {
 	job    schedule.Job
 }
 
-func newEnv(t *testing.T) *env {
+func newEnv(t testing.TB) *env {
 	t.Helper()
 	root := t.TempDir()
 	st, err := embedded.Open(context.Background(), embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: "overlayfs"})
@@ -51,7 +51,7 @@ func newEnv(t *testing.T) *env {
 }
 
 // newEnvOn takes over the store.
-func newEnvOn(t *testing.T, st *store.Store, root string) *env {
+func newEnvOn(t testing.TB, st *store.Store, root string) *env {
 	t.Helper()
 	ctx := context.Background()
 	layers, err := layer.New(ctx, st, layer.Config{Root: filepath.Join(root, "layers")})
@@ -88,7 +88,7 @@ func newEnvOn(t *testing.T, st *store.Store, root string) *env {
 var made = time.Date(2024, 2, 3, 4, 5, 6, 0, time.UTC)
 
 // layer commits a layer with the files, whose names may end in "/".
-func (e *env) layer(t *testing.T, parent *layer.Layer, files map[string]string) *layer.Layer {
+func (e *env) layer(t testing.TB, parent *layer.Layer, files map[string]string) *layer.Layer {
 	t.Helper()
 	w, err := e.layers.NewWorkspace(e.ctx, parent)
 	if err != nil {

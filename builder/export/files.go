@@ -4,14 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/tonistiigi/fsutil"
-	fstypes "github.com/tonistiigi/fsutil/types"
 
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
@@ -68,18 +64,13 @@ func newLocal(e *Exporters, t Target) (Exporter, error) {
 func (x *localExporter) Name() string { return "exporting to client directory" }
 
 func (x *localExporter) Export(ctx context.Context, job schedule.Job, r Result) (Outcome, error) {
-	client, files, done, err := x.open(ctx, x.Session, r, x.fileOptions)
-	if err != nil {
-		return Outcome{}, err
-	}
-	defer done()
-	item := job.Progress.Begin("copying files")
-	defer item.Done()
-	to := session.Output{ID: x.ID, MultiPlatform: x.mirror}
-	if err := client.SendDir(ctx, to, files, func(n int64) { item.Set(n, 0) }); err != nil {
-		return Outcome{}, err
-	}
-	return Outcome{Release: func() {}}, nil
+	err := x.withFiles(ctx, x.Target, r, x.fileOptions, func(client *session.Client, files fsutil.FS) error {
+		item := job.Progress.Begin("copying files")
+		defer item.Done()
+		to := session.Output{ID: x.ID, MultiPlatform: x.mirror}
+		return client.SendDir(ctx, to, files, func(n int64) { item.Set(n, 0) })
+	})
+	return Outcome{Release: func() {}}, err
 }
 
 // tarExporter sends the client a tar of files. It takes the attributes of
@@ -98,136 +89,49 @@ func newTar(e *Exporters, t Target) (Exporter, error) {
 func (x *tarExporter) Name() string { return "exporting to client tarball" }
 
 func (x *tarExporter) Export(ctx context.Context, job schedule.Job, r Result) (Outcome, error) {
-	client, files, done, err := x.open(ctx, x.Session, r, x.fileOptions)
-	if err != nil {
-		return Outcome{}, err
-	}
-	defer done()
-	err = sendFile(ctx, client, session.Output{ID: x.ID}, job.Progress, func(w io.Writer) error {
-		return fsutil.WriteTar(ctx, files, w)
+	err := x.withFiles(ctx, x.Target, r, x.fileOptions, func(client *session.Client, files fsutil.FS) error {
+		return sendFile(ctx, client, session.Output{ID: x.ID}, job.Progress, func(w io.Writer) error {
+			return fsutil.WriteTar(ctx, files, w)
+		})
 	})
-	if err != nil {
-		return Outcome{}, err
-	}
-	return Outcome{Release: func() {}}, nil
+	return Outcome{Release: func() {}}, err
 }
 
-// open finds the client and gives the result as one tree. done, to be called
-// once, ends the use of the tree.
-func (e *Exporters) open(ctx context.Context, sessionID string, r Result, o fileOptions) (_ *session.Client, _ fsutil.FS, done func(), err error) {
+// withFiles finds the client and shows it to use together with the result as
+// one tree.
+func (e *Exporters) withFiles(ctx context.Context, t Target, r Result, o fileOptions, use func(*session.Client, fsutil.FS) error) error {
 	parts, err := r.parts()
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	client, err := e.cfg.Sessions.Get(ctx, sessionID)
+	client, err := e.cfg.Sessions.Get(ctx, t.Session)
 	if err != nil {
-		return nil, nil, nil, err
-	}
-	var releases []func()
-	done = func() {
-		for _, release := range releases {
-			release()
-		}
+		return err
 	}
 	dirs := make([]platformDir, len(parts))
 	for i, p := range parts {
-		tree, release, err := e.tree(ctx, p, r, o)
+		at, err := o.epoch.of(p.Platform, r.Metadata)
 		if err != nil {
-			done()
-			return nil, nil, nil, fmt.Errorf("files for %s: %w", p.ID, err)
+			return err
 		}
-		releases = append(releases, release)
-		dirs[i] = tree
+		root, release, err := e.cfg.Layers.Mount(ctx, p.tree)
+		if err != nil {
+			return fmt.Errorf("files for %s: %w", p.ID, err)
+		}
+		defer release()
+		if dirs[i], err = newPlatformDir(p.ID, root, at); err != nil {
+			return fmt.Errorf("files for %s: %w", p.ID, err)
+		}
 	}
 	split := r.isMap()
 	if o.split != nil {
 		split = *o.split
 	}
-	files, err := join(dirs)
+	files := join(dirs)
 	if split {
-		files, err = beside(dirs)
-	}
-	if err != nil {
-		done()
-		return nil, nil, nil, err
-	}
-	return client, files, done, nil
-}
-
-// platformDir is the tree for a platform. Its name is that of the platform's
-// directory, should it get one.
-type platformDir struct {
-	id   string
-	name string
-	fsutil.FS
-	epoch int64 // nanoseconds since 1970; 0: none
-}
-
-// tree mounts a platform's tree for reading.
-func (e *Exporters) tree(ctx context.Context, p part, r Result, o fileOptions) (_ platformDir, release func(), err error) {
-	d := platformDir{id: p.ID, name: dirName(p.ID)}
-	at, err := o.epoch.of(p.Platform, r.Metadata)
-	if err != nil {
-		return d, nil, err
-	}
-	if at != nil {
-		d.epoch = at.UnixNano()
-	}
-	dir, release, err := e.cfg.Layers.Mount(ctx, p.tree)
-	if err != nil {
-		return d, nil, err
-	}
-	var files fsutil.FS
-	if files, err = fsutil.NewFS(dir); err == nil {
-		d.FS = noSockets{files}
-	}
-	if err == nil && at != nil {
-		d.FS, err = fsutil.NewFilterFS(d.FS, &fsutil.FilterOpt{Map: func(_ string, st *fstypes.Stat) fsutil.MapResult {
-			st.ModTime = d.epoch
-			return fsutil.MapResultKeep
-		}})
-	}
-	if err != nil {
-		release()
-		return d, nil, err
-	}
-	return d, release, nil
-}
-
-// noSockets leaves sockets out, on which nobody listens any more; an image's
-// layers don't have them either.
-type noSockets struct{ fsutil.FS }
-
-func (n noSockets) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
-	return n.FS.Walk(ctx, target, func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.Type()&fs.ModeSocket != 0 {
-			return nil
+		if files, err = beside(dirs); err != nil {
+			return err
 		}
-		return fn(path, d, err)
-	})
-}
-
-// dirName makes a single file name of a platform's ID, which may be any text.
-func dirName(id string) string {
-	name := strings.NewReplacer("/", "_", `\`, "_", ":", "_", "\x00", "_").Replace(id)
-	if name == "." || name == ".." {
-		return strings.Repeat("_", len(name))
 	}
-	return name
-}
-
-// beside gives each tree a directory.
-func beside(dirs []platformDir) (fsutil.FS, error) {
-	all := make([]fsutil.Dir, len(dirs))
-	taken := map[string]string{}
-	for i, d := range dirs {
-		if id, ok := taken[d.name]; ok {
-			return nil, fmt.Errorf("platforms %q and %q would both get the directory %s: %w", id, d.id, d.name, errdefs.ErrInvalidArgument)
-		}
-		taken[d.name] = d.id
-		all[i] = fsutil.Dir{FS: d.FS, Stat: &fstypes.Stat{
-			Path: d.name, Mode: uint32(os.ModeDir | 0o755), ModTime: d.epoch,
-		}}
-	}
-	return fsutil.SubDirFS(all)
+	return use(client, files)
 }

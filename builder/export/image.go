@@ -95,19 +95,19 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	if err != nil {
 		return Outcome{}, err
 	}
-	names := named
+	img.names = named
 	if x.danglingPrefix != "" && (len(named) == 0 || !x.danglingOnlyIfNoOtherName) {
-		names = append(slices.Clip(named), x.danglingPrefix+"@"+img.root.Digest.String())
+		img.names = append(slices.Clip(named), x.danglingPrefix+"@"+img.root.Digest.String())
 	}
-	if x.store && len(names) > 0 {
-		err = x.storeAs(ctx, job.Progress, img, names)
+	if x.store && len(img.names) > 0 {
+		err = x.keep(ctx, job.Progress, img)
 	} else {
 		err = x.write(ctx, job.Progress, img)
 	}
 	if err != nil {
 		return Outcome{}, err
 	}
-	resp, err := img.response(names)
+	resp, err := img.response()
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -118,9 +118,9 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	return out, nil
 }
 
-// storeAs makes the image one of the store's. Whoever finds it by a name finds
-// it complete.
-func (x *imageExporter) storeAs(ctx context.Context, progress event.Progress, img *built, names []string) error {
+// keep makes the image one of the store's. Whoever finds it by a name finds it
+// complete.
+func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *built) error {
 	if !x.incomplete {
 		if err := img.complete(); err != nil {
 			return err
@@ -137,11 +137,11 @@ func (x *imageExporter) storeAs(ctx context.Context, progress event.Progress, im
 		return err
 	}
 	if unpack != nil {
-		if err := x.unpackTo(ctx, progress, unpack, names[0]); err != nil {
+		if err := x.unpackTo(ctx, progress, unpack, img.names[0]); err != nil {
 			return err
 		}
 	}
-	for _, name := range names {
+	for _, name := range img.names {
 		if err := x.record(ctx, progress, img, name); err != nil {
 			return err
 		}

@@ -16,11 +16,11 @@ import (
 )
 
 // join lays the trees over each other. Only directories may be in several.
-func join(dirs []platformDir) (fsutil.FS, error) {
+func join(dirs []platformDir) fsutil.FS {
 	if len(dirs) == 1 {
-		return dirs[0].FS, nil
+		return dirs[0].FS
 	}
-	return joined(dirs), nil
+	return joined(dirs)
 }
 
 type joined []platformDir

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"time"
@@ -48,7 +49,8 @@ func (r retry) do(ctx context.Context, progress event.Progress, work func() erro
 func isTemporary(err error) bool {
 	var status remoteserrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
-		return status.StatusCode >= 500 || status.StatusCode == 429 || status.StatusCode == 408
+		return status.StatusCode >= http.StatusInternalServerError ||
+			status.StatusCode == http.StatusTooManyRequests || status.StatusCode == http.StatusRequestTimeout
 	}
 	for _, broken := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed} {
 		if errors.Is(err, broken) {

@@ -14,6 +14,7 @@ import (
 // Place is what an annotation is on; its text is the type in the key.
 type Place string
 
+// The places; those of the descriptor are in what refers to the document.
 const (
 	OnManifest           Place = "manifest"
 	OnManifestDescriptor Place = "manifest-descriptor"

@@ -11,6 +11,7 @@ import (
 // Types is a family of media types.
 type Types int
 
+// The families.
 const (
 	OCI Types = iota
 	Docker
