@@ -86,7 +86,7 @@ func TestChosenSuites(t *testing.T) {
 	for _, c := range []struct {
 		suites string
 		n      int
-	}{{"all", 5}, {"client", 1}, {"client,solver", 2}, {"client,other", 0}, {"", 0}} {
+	}{{"all", 6}, {"client", 1}, {"client,solver", 2}, {"client,other", 0}, {"", 0}} {
 		names, err := options{suites: c.suites}.chosenSuites()
 		if len(names) != c.n || (err == nil) != (c.n > 0) {
 			t.Errorf("%q: %v, %v", c.suites, names, err)

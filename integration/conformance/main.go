@@ -50,7 +50,7 @@ func main() {
 	flag.StringVar(&o.daemon, "daemon", "kilnd", "the daemon, which is called as buildkitd")
 	flag.StringVar(&o.client, "buildctl", "buildctl", "the client that the suites call buildctl")
 	flag.StringVar(&o.workers, "worker", "oci,containerd", "workers to test: oci, containerd")
-	flag.StringVar(&o.suites, "suite", "all", "suites to run: buildctl, client, dockerfile, frontend, solver")
+	flag.StringVar(&o.suites, "suite", "all", "suites to run: "+strings.Join(kit.Suites, ", "))
 	flag.StringVar(&o.run, "run", "", "regexp of the tests to run")
 	flag.StringVar(&o.skip, "skip", "", "regexp of tests to leave out")
 	flag.IntVar(&o.jobs, "jobs", 3, "tests at once")
@@ -144,11 +144,11 @@ func judge(o options, results string) (bool, error) {
 // chosenSuites are the names of the suites to run, in order.
 func (o options) chosenSuites() ([]string, error) {
 	if o.suites == "all" {
-		return []string{"frontend", "solver", "buildctl", "client", "dockerfile"}, nil
+		return kit.Suites, nil
 	}
 	names := strings.Split(o.suites, ",")
 	for _, name := range names {
-		if _, ok := kit.Suites[name]; !ok {
+		if !slices.Contains(kit.Suites, name) {
 			return nil, fmt.Errorf("no suite is called %q", name)
 		}
 	}

@@ -61,7 +61,7 @@ func runInside(ctx context.Context, k *kit.Kit, o options) (err error) {
 	r := &suite.Runner{Jobs: o.jobs, Limit: o.limit, Retries: o.retries, Logs: logs, Scratch: scratch, Keep: children}
 	r.Report = progress(results, plan)
 	for _, p := range plan {
-		p.suite.Env = env
+		p.suite.Env = append(p.suite.Env, env...)
 		if err := r.Run(ctx, p.suite, p.tests); err != nil {
 			return errors.Join(err, results.Close())
 		}
@@ -91,7 +91,7 @@ func choose(ctx context.Context, k *kit.Kit, o options) ([]part, error) {
 	}
 	var plan []part
 	for _, name := range suites {
-		p := part{suite: suite.Suite{Name: name, Program: k.Test(name), Dir: k.Source(name)}}
+		p := part{suite: k.Suite(name)}
 		for worker := range strings.SplitSeq(o.workers, ",") {
 			tests, err := p.suite.Tests(ctx, worker)
 			if err != nil {

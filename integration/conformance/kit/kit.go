@@ -16,6 +16,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/kiln-build/kiln/integration/conformance/suite"
 )
 
 // Kit is a folder with the products.
@@ -34,8 +36,8 @@ func Open(module, dir string, say func(string)) (*Kit, error) {
 	return &Kit{dir: dir, module: module, say: say}, os.MkdirAll(dir, 0o755)
 }
 
-// Suites are the names of BuildKit's suites and where their sources lie.
-var Suites = map[string]string{
+// sources are BuildKit's suites and where they lie.
+var sources = map[string]string{
 	"buildctl":   "cmd/buildctl",
 	"client":     "client",
 	"dockerfile": "frontend/dockerfile",
@@ -43,11 +45,22 @@ var Suites = map[string]string{
 	"solver":     "solver",
 }
 
-// Test returns a suite's compiled tests.
-func (k *Kit) Test(suite string) string { return k.path("tests", suite+".test") }
+// Suites are the names that Suite knows, in the order of running: the quick
+// ones first. Gateway is the dockerfile suite with the frontend in an image in
+// place of the one built into the daemon.
+var Suites = []string{"frontend", "solver", "buildctl", "gateway", "client", "dockerfile"}
 
-// Source returns the folder that a suite's tests must be run in.
-func (k *Kit) Source(suite string) string { return k.path("buildkit", Suites[suite]) }
+// Suite returns a suite without its environment, but for what makes it the one
+// it is.
+func (k *Kit) Suite(name string) suite.Suite {
+	s := suite.Suite{Name: name}
+	if name == "gateway" {
+		name = "dockerfile"
+		s.Env = []string{"FRONTEND_GATEWAY_ONLY=local:" + k.path("frontend.tar")}
+	}
+	s.Program, s.Dir = k.path("tests", name+".test"), k.path("buildkit", sources[name])
+	return s
+}
 
 // Bin is the folder of programs that the tests look up by name.
 func (k *Kit) Bin() string { return k.path("bin") }
@@ -87,6 +100,7 @@ func (k *Kit) Make(ctx context.Context) error {
 		{"busybox", k.buildBusybox},
 		{"www", k.makeWeb},
 		{"mirror", k.makeMirror},
+		{"frontend.tar", k.makeFrontendArchive},
 	} {
 		if err := k.once(ctx, step.product, step.make); err != nil {
 			return fmt.Errorf("%s: %w", step.product, err)

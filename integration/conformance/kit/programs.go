@@ -45,7 +45,7 @@ func (k *Kit) goBuild(ctx context.Context, product, dir, pkg string) error {
 }
 
 func (k *Kit) buildTests(ctx context.Context) error {
-	for suite := range Suites {
+	for suite := range sources {
 		if err := k.buildTest(ctx, suite, k.fresh("tests")); err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (k *Kit) buildTests(ctx context.Context) error {
 
 func (k *Kit) buildTest(ctx context.Context, suite, dir string) error {
 	_, err := run(ctx, k.path("buildkit"), static,
-		"go", "test", "-c", "-o", filepath.Join(dir, suite+".test"), "./"+Suites[suite])
+		"go", "test", "-c", "-o", filepath.Join(dir, suite+".test"), "./"+sources[suite])
 	return err
 }
 

@@ -19,7 +19,7 @@ type Suite struct {
 	Name    string   // goes before each test's name, e.g. client
 	Program string   // the compiled tests
 	Dir     string   // the folder with their sources and test data
-	Env     []string // their whole environment, but for TMPDIR and GOMAXPROCS
+	Env     []string // all of their environment, but for TMPDIR and GOMAXPROCS
 }
 
 // Test is one test against one worker. It may hold further ones, which count
@@ -48,7 +48,7 @@ func (s Suite) Tests(ctx context.Context, worker string) ([]Test, error) {
 	for _, top := range strings.Fields(string(tops)) {
 		cmd := exec.CommandContext(ctx, s.Program, "-test.v", "-test.run", "^"+top+"$/./^worker="+worker+"$")
 		cmd.Dir = s.Dir
-		cmd.Env = []string{"PATH=/nonexistent", "TMPDIR=" + os.TempDir()}
+		cmd.Env = append(slices.Clone(s.Env), "PATH=/nonexistent", "TMPDIR="+os.TempDir())
 		out, _ := cmd.CombinedOutput() // fails, as it should
 		scan := bufio.NewScanner(strings.NewReader(string(out)))
 		for scan.Scan() {
