@@ -35,7 +35,7 @@ func (s *Server) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 		CacheImports:   imports,
 	})
 	if err != nil {
-		return nil, err
+		return nil, ofBuild(err)
 	}
 	if len(res.Refs) > 0 && !req.AllowResultReturn {
 		return nil, errors.New("the client is too old for a result of several references")
@@ -104,7 +104,7 @@ func (s *Server) Evaluate(ctx context.Context, req *gwpb.EvaluateRequest) (*gwpb
 	if err != nil {
 		return nil, err
 	}
-	return &gwpb.EvaluateResponse{}, ref.Evaluate(ctx)
+	return &gwpb.EvaluateResponse{}, ofBuild(ref.Evaluate(ctx))
 }
 
 // ReadFile reads a file of a reference's tree.
@@ -139,6 +139,15 @@ func (s *Server) StatFile(ctx context.Context, req *gwpb.StatFileRequest) (*gwpb
 	}
 	stat, err := ref.StatFile(ctx, gwclient.StatRequest{Path: req.Path})
 	return &gwpb.StatFileResponse{Stat: stat}, err
+}
+
+// ofBuild marks an error as one of the build: what failed within it says nothing
+// about the call, only a code that was given on purpose is its code.
+func ofBuild(err error) error {
+	if err == nil {
+		return nil
+	}
+	return grpcerrors.WrapCode(err, grpcerrors.Code(err))
 }
 
 func (s *Server) ref(ctx context.Context, id string) (*frontend.Ref, error) {

@@ -28,7 +28,7 @@ func (s *Server) ResolveSourceMeta(ctx context.Context, req *gwpb.ResolveSourceM
 	}
 	resp, err := b.ResolveSourceMeta(ctx, req.Source, metaOptions(req))
 	if err != nil {
-		return nil, err
+		return nil, ofBuild(err)
 	}
 	return metaPB(resp), nil
 }
@@ -83,7 +83,7 @@ func (s *Server) ResolveImageConfig(ctx context.Context, req *gwpb.ResolveImageC
 	}
 	resp, err := b.ResolveSourceMeta(ctx, &pb.SourceOp{Identifier: scheme + req.Ref}, opt)
 	if err != nil {
-		return nil, err
+		return nil, ofBuild(err)
 	}
 	if resp.Image == nil {
 		return nil, status.Errorf(codes.Internal, "resolving %q gave no image", req.Ref)

@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-build/kiln/plugin/history"
 	"github.com/kiln-build/kiln/plugin/status"
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/util/grpcerrors"
 	digest "github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -38,7 +39,9 @@ func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*cont
 	resp, err := s.build(ctx, o.request, n.stream)
 	s.finish(ctx, n, o.record, resp, err)
 	if err != nil {
-		return nil, err
+		// What failed within the build says nothing about the call: only a
+		// code that was given on purpose is its code.
+		return nil, grpcerrors.WrapCode(err, grpcerrors.Code(err))
 	}
 	return &controlapi.SolveResponse{ExporterResponse: resp.Exporter}, nil
 }

@@ -1,0 +1,48 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/store"
+	"github.com/kiln-build/kiln/builder/store/embedded"
+	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/plugin/config"
+)
+
+// openStore opens the backend that is configured.
+func openStore(ctx context.Context, cfg config.Config) (*store.Store, error) {
+	switch cfg.Backend {
+	case config.BackendHost:
+		st, err := openHost(ctx, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("%w; start containerd, set containerd.address, or use backend embedded", err)
+		}
+		return st, nil
+	case config.BackendAuto:
+		st, err := openHost(ctx, cfg)
+		if err == nil {
+			return st, nil
+		}
+		if !errdefs.IsUnavailable(err) {
+			return nil, fmt.Errorf("%w; to do without the host's containerd use backend embedded", err)
+		}
+		log.G(ctx).Infof("no containerd on %s, using an embedded one", cfg.Containerd.Address)
+	}
+	return embedded.Open(ctx, embedded.Config{
+		Root:        filepath.Join(cfg.Root, "containerd"),
+		Namespace:   cfg.Containerd.Namespace,
+		Snapshotter: cfg.Snapshotter,
+	})
+}
+
+func openHost(ctx context.Context, cfg config.Config) (*store.Store, error) {
+	return host.Open(ctx, host.Config{
+		Address:     cfg.Containerd.Address,
+		Namespace:   cfg.Containerd.Namespace,
+		Snapshotter: cfg.Snapshotter,
+	})
+}
