@@ -16,6 +16,7 @@ import (
 // bytes at /data.
 type base struct {
 	dir      string
+	dataSize int64
 	registry *server
 	host     string // the registry's host:port
 	// files makes the large context once and returns its folder. Builds may
@@ -23,14 +24,11 @@ type base struct {
 	files func() (string, error)
 }
 
-const (
-	dataSize     = 300e6
-	contextFiles = 20000
-)
+const contextFiles = 20000
 
 // newBase starts the registry. The images are not there yet, see push.
-func newBase(ctx context.Context, dir string) (*base, error) {
-	b := &base{dir: dir}
+func newBase(ctx context.Context, dir string, dataSize int64) (*base, error) {
+	b := &base{dir: dir, dataSize: dataSize}
 	b.files = sync.OnceValues(func() (string, error) {
 		tree := filepath.Join(dir, "context")
 		return tree, writeTree(tree, contextFiles)
@@ -85,7 +83,7 @@ func (b *base) push(ctx context.Context, d *daemon) error {
 	if err := copyFile(filepath.Join(w.context, "busybox"), busybox, 0o755); err != nil {
 		return err
 	}
-	if err := writeData(filepath.Join(w.context, "data"), dataSize); err != nil {
+	if err := writeData(filepath.Join(w.context, "data"), b.dataSize); err != nil {
 		return err
 	}
 	for name, dockerfile := range map[string]string{

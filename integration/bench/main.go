@@ -22,7 +22,7 @@ import (
 )
 
 func main() {
-	var o options
+	o := options{data: 300e6}
 	pattern := flag.String("case", ".", "regexp of the cases to run")
 	list := flag.Bool("list", false, "only list the cases")
 	raw := flag.String("raw", "", "also write every run to this file, in the form that benchstat reads")

@@ -14,6 +14,7 @@ type options struct {
 	runs  int
 	dir   string // where the bench's temporary folder is made
 	only  string // a daemon's name, "" for both
+	data  int64  // bytes of the large image
 }
 
 // sample is what one run of a case took.
@@ -36,7 +37,7 @@ func run(ctx context.Context, o options) (results []result, err error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	b, err := newBase(ctx, dir)
+	b, err := newBase(ctx, dir, o.data)
 	if err != nil {
 		return nil, err
 	}
