@@ -4,8 +4,9 @@
 // The parts are packages of their own, each of which imports only those before it:
 // dial (addresses to connections), build (one build: session, solve, status),
 // value (the little languages inside flag values), progress (drawing), report
-// (tables of what a daemon holds), and the two command trees that stand on them,
-// buildctl and command.
+// (tables of what a daemon holds), perform (what is done around all of them), and the
+// two command trees that stand on them, buildctl and command. daemontest is a daemon
+// for their tests.
 //
 // This package itself holds only what the process was started with, so that nothing
 // below cmd reads the environment.

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/kiln-build/kiln/nerdctlext/build"
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/dial"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
 )
 
 // newClient connects to the daemon until the test ends.

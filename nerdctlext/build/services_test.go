@@ -29,7 +29,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/kiln-build/kiln/nerdctlext/build"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 )
 
 // compute has the daemon of a build do nothing but fn.

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/kiln-build/kiln/nerdctlext/buildctl"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/internal/golden"
 )
 

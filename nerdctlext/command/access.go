@@ -28,7 +28,7 @@ func (a *accessFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&a.policyFile, "source-policy-file", "", "`file` with a policy for sources, as JSON (default $EXPERIMENTAL_BUILDKIT_SOURCE_POLICY)")
 	flags.StringVar(&a.authFile, "authfile", "", "`file` with registry accounts (default $REGISTRY_AUTH_FILE, else docker's configuration)")
 	flags.StringVar(&a.account, "creds", "", "registry account, `USER[:PASSWORD]`, for all registries")
-	flags.StringVar(&a.verify, "tls-verify", "true", "`false` pushes to registries without TLS, or without a valid certificate")
+	flags.StringVar(&a.verify, "tls-verify", "true", "push to registries with a valid certificate only; `false` is to any, without TLS too")
 	flags.Lookup("tls-verify").NoOptDefVal = "true"
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"github.com/kiln-build/kiln/nerdctlext"
 	"github.com/kiln-build/kiln/nerdctlext/command"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/internal/golden"
 )
 

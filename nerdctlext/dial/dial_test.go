@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/dial"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
 )
 
 // version asks the daemon that options name for its version.

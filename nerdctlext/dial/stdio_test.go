@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/dial"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
 )
 
 // TestMain is, when it is started with the name of a helper, that helper: it reaches the

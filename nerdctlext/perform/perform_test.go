@@ -26,8 +26,8 @@ import (
 
 	"github.com/kiln-build/kiln/nerdctlext"
 	"github.com/kiln-build/kiln/nerdctlext/build"
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/dial"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/perform"
 	"github.com/kiln-build/kiln/nerdctlext/progress"
 )

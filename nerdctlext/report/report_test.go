@@ -14,8 +14,8 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/kiln-build/kiln/nerdctlext/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/dial"
-	"github.com/kiln-build/kiln/nerdctlext/internal/daemontest"
 	"github.com/kiln-build/kiln/nerdctlext/internal/golden"
 	"github.com/kiln-build/kiln/nerdctlext/report"
 )

@@ -36,6 +36,8 @@ type Daemon struct {
 	Export func(ctx context.Context, client session.Caller, request *controlapi.SolveRequest) (map[string]string, error)
 	// Progress is sent for every build.
 	Progress []*controlapi.StatusResponse
+	// HoldStatus, if it is set, has the progress of a build go on until it is closed.
+	HoldStatus chan struct{}
 	// Workers, Usage and History are what the daemon has.
 	Workers []*apitypes.WorkerRecord
 	Usage   []*controlapi.UsageRecord
@@ -145,8 +147,12 @@ func (d *Daemon) Status(request *controlapi.StatusRequest, stream controlapi.Con
 			return err
 		}
 	}
+	ended := d.build(request.Ref).done
+	if d.HoldStatus != nil {
+		ended = d.HoldStatus
+	}
 	select {
-	case <-d.build(request.Ref).done:
+	case <-ended:
 		return nil
 	case <-stream.Context().Done():
 		return context.Cause(stream.Context())
