@@ -52,7 +52,7 @@ func (w *hasher) hash(n *node) error {
 	switch n.kind {
 	case kindDir:
 		if err = w.enter(n); err == nil {
-			err = hashOpen(h, w.dir, "")
+			err = hashOpen(h, w.dir)
 		}
 	case kindFile:
 		if err = w.enter(n.parent); err == nil {
@@ -83,7 +83,7 @@ func (w *hasher) hashFile(h hash.Hash, name string) error {
 	}
 	f := os.NewFile(uintptr(fd), "")
 	defer f.Close()
-	if err := hashOpen(h, f, ""); err != nil {
+	if err := hashOpen(h, f); err != nil {
 		return err
 	}
 	for {
@@ -118,7 +118,8 @@ func (w *hasher) hashSpecial(h io.Writer, n *node) error {
 	return nil
 }
 
-func hashOpen(h io.Writer, f *os.File, link string) error {
+// hashOpen hashes the metadata of an open file.
+func hashOpen(h io.Writer, f *os.File) error {
 	fd := int(f.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -130,21 +131,24 @@ func hashOpen(h io.Writer, f *os.File, link string) error {
 	if err != nil {
 		return err
 	}
-	writeHeader(h, entryOf(&st, link, xattrs))
+	writeHeader(h, entryOf(&st, "", xattrs))
 	return nil
 }
 
+// entryOf describes what a system call has said about a file.
 func entryOf(st *unix.Stat_t, link string, xattrs map[string][]byte) Entry {
 	e := Entry{
 		Mode: fs.FileMode(st.Mode & 0o777), UID: st.Uid, GID: st.Gid, Size: st.Size,
 		Linkname: link, Xattrs: xattrs,
 	}
-	for bit, mode := range map[uint32]fs.FileMode{
-		unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky,
-	} {
-		if st.Mode&bit != 0 {
-			e.Mode |= mode
-		}
+	if st.Mode&unix.S_ISUID != 0 {
+		e.Mode |= fs.ModeSetuid
+	}
+	if st.Mode&unix.S_ISGID != 0 {
+		e.Mode |= fs.ModeSetgid
+	}
+	if st.Mode&unix.S_ISVTX != 0 {
+		e.Mode |= fs.ModeSticky
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:

@@ -156,13 +156,13 @@ func errno(err error) error {
 	return err
 }
 
-// retry repeats a system call that was interrupted, or that a rename elsewhere
-// has disturbed.
-func retry[T any](f func() (T, error)) (T, error) {
-	for {
-		v, err := f()
-		if err != unix.EINTR && err != unix.EAGAIN {
-			return v, err
+// retry repeats a system call that was interrupted or disturbed by a rename
+// somewhere, which does not happen forever.
+func retry[T any](f func() (T, error)) (v T, err error) {
+	for range 100 {
+		if v, err = f(); err != unix.EINTR && err != unix.EAGAIN {
+			break
 		}
 	}
+	return v, err
 }
