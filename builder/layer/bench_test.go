@@ -37,7 +37,7 @@ func BenchmarkMount(b *testing.B) {
 				}
 				release()
 				if !linger {
-					s.views.settle()
+					s.Settle()
 				}
 			}
 		})
@@ -57,7 +57,7 @@ func BenchmarkMountDeep(b *testing.B) {
 			b.Fatal(err)
 		}
 		release()
-		s.views.settle()
+		s.Settle()
 	}
 }
 
@@ -84,6 +84,37 @@ func BenchmarkBlob(b *testing.B) {
 				if err := s.store.Content.Delete(s.store.Context(context.Background()), blobs[0].Desc.Digest); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkUnpack unpacks an image of 280 MB in 4 layers.
+func BenchmarkUnpack(b *testing.B) {
+	for _, backend := range []string{"overlayfs", "host"} {
+		b.Run(backend, func(b *testing.B) {
+			ctx, s := openOn(b, backend)
+			var img Image
+			for i := range 4 {
+				var files []file
+				for j := range 700 {
+					files = append(files, file{fmt.Sprint(i, "/", j), string(mixed(100_000))})
+				}
+				desc, diffID := blob(b, ctx, s.store, files...)
+				img.Layers, img.DiffIDs = append(img.Layers, desc), append(img.DiffIDs, diffID)
+			}
+			b.SetBytes(280_000_000)
+			for b.Loop() {
+				mine := lease(b, s.store.Context(context.Background()), s.store)
+				if _, err := s.Unpack(mine, img, event.Progress{}); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				deleteLease(b, mine, s.store)
+				if err := s.store.GC(ctx); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
 			}
 		})
 	}

@@ -152,7 +152,7 @@ func TestBlobsLive(t *testing.T) {
 		t.Error("blobs were collected before their layers")
 	}
 	deleteLease(t, mine, s.store)
-	s.views.settle()
+	s.Settle()
 	if err := s.store.GC(ctx); err != nil {
 		t.Fatal(err)
 	}

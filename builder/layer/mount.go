@@ -18,7 +18,13 @@ func mountAll(mounts []mount.Mount, dir string) error {
 	for _, m := range mounts {
 		mountOne := m.Mount
 		if m.Type == "overlay" && tooLong(m.Options) {
-			mountOne = func(dir string) error { return mountLongOverlay(m, dir) }
+			mountOne = func(dir string) error {
+				err := mountLongOverlay(m, dir)
+				if err != nil && m.Mount(dir) == nil { // the kernel is too old, but it wasn't too long
+					return nil
+				}
+				return err
+			}
 		}
 		if err := mountOne(dir); err != nil {
 			return errors.Join(fmt.Errorf("mount %s: %w", m.Type, err), unmountAll(dir))

@@ -64,6 +64,9 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 	if l != nil {
 		name = l.Name
 	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, nil, err
+	}
 	vs.mu.Lock()
 	if vs.closed {
 		vs.mu.Unlock()
@@ -150,7 +153,7 @@ func (vs *views) release(v *view) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	v.refs--
-	if v.refs > 0 || vs.byName[v.name] != v {
+	if v.refs > 0 || vs.byName[v.name] != v { // in use, failed, or closed
 		return
 	}
 	if vs.idle >= maxIdle || vs.linger < 0 {
@@ -162,7 +165,7 @@ func (vs *views) release(v *view) {
 	timer = time.AfterFunc(vs.linger, func() {
 		vs.mu.Lock()
 		defer vs.mu.Unlock()
-		if v.idle != timer { // used again, or gone
+		if v.idle != timer || vs.byName[v.name] != v { // used again, or gone
 			return
 		}
 		v.idle = nil
@@ -175,9 +178,6 @@ func (vs *views) release(v *view) {
 // drop unmounts a view that nobody uses. vs.mu is held.
 func (vs *views) drop(v *view) {
 	delete(vs.byName, v.name)
-	if vs.closed {
-		return // close does it
-	}
 	vs.work.Go(func() {
 		if err := vs.unmount(v); err != nil {
 			log.L.WithError(err).Warn("unmount layer")
@@ -195,34 +195,40 @@ func (vs *views) unmount(v *view) error {
 	return vs.s.unmountView(ctx, v)
 }
 
-// settle unmounts all layers that nobody uses now.
-func (vs *views) settle() {
+// Settle unmounts the layers that are only mounted because they may be used
+// again, so that a collection can remove them.
+func (s *Store) Settle() error { return s.views.settle() }
+
+func (vs *views) settle() error {
 	vs.mu.Lock()
+	var idle []*view
 	for _, v := range vs.byName {
 		if v.idle != nil {
 			v.idle.Stop()
 			v.idle = nil
 			vs.idle--
-			vs.drop(v)
+			delete(vs.byName, v.name)
+			idle = append(idle, v)
 		}
 	}
 	vs.mu.Unlock()
-	vs.work.Wait()
+	var errs []error
+	for _, v := range idle {
+		errs = append(errs, vs.unmount(v))
+	}
+	return errors.Join(errs...)
 }
 
 func (vs *views) close() error {
-	vs.settle()
+	err := vs.settle()
 	vs.mu.Lock()
 	vs.closed = true
 	rest := vs.byName
 	vs.byName = map[string]*view{}
 	vs.mu.Unlock()
 	vs.work.Wait()
-	var errs []error
+	errs := []error{err}
 	for _, v := range rest {
-		if v.idle != nil {
-			v.idle.Stop()
-		}
 		errs = append(errs, vs.unmount(v))
 	}
 	return errors.Join(errs...)
