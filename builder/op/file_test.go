@@ -20,13 +20,13 @@ import (
 
 // fileBench runs file steps on a real store.
 type fileBench struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	store  *store.Store
 	layers *layer.Store
 }
 
-func newFileBench(t *testing.T) *fileBench {
+func newFileBench(t testing.TB) *fileBench {
 	t.Helper()
 	root := t.TempDir()
 	st, err := embedded.Open(context.Background(), embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: "overlayfs"})

@@ -23,7 +23,7 @@ func ownerText(t *testing.T, p string) string {
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
-func fileKey(t *testing.T, b *fileBench, step *graph.Step) schedule.Key {
+func fileKey(t testing.TB, b *fileBench, step *graph.Step) schedule.Key {
 	t.Helper()
 	var layers *layer.Store
 	if b != nil {
