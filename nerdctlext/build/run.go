@@ -17,6 +17,10 @@ import (
 // more progress to tell.
 const settle = 5 * time.Second
 
+// refused is how long to wait for a word about a build that failed before there was one:
+// the daemon may not have taken it on, and then waits itself for it to appear.
+const refused = 300 * time.Millisecond
+
 // run is the four calls of one build, all open at once: the session (daemon to client),
 // the solve that owns the build, the bridge that computes its result, the progress.
 type run struct {
@@ -75,7 +79,11 @@ func (r run) do(ctx context.Context, solve *controlapi.SolveRequest, bridge *gat
 		defer close(closed)
 		r.session.Close()
 	}()
-	if followErr := r.watch.settle(followed, settle); followErr != nil && err == nil {
+	patience := settle
+	if err != nil && !r.watch.begun.Load() {
+		patience = refused
+	}
+	if followErr := r.watch.settle(followed, patience); followErr != nil && err == nil {
 		r.warn(fmt.Sprintf("the progress of the build was lost: %v", followErr))
 	}
 	end()

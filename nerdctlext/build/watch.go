@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -19,6 +20,7 @@ type watcher struct {
 	mu       sync.Mutex
 	observe  func(*client.SolveStatus)
 	activity chan struct{}
+	begun    atomic.Bool // the daemon has told something
 }
 
 func newWatcher(observe func(*client.SolveStatus)) *watcher {
@@ -37,6 +39,7 @@ func (w *watcher) tell(status *client.SolveStatus) {
 // follow passes the build's progress on until the daemon ends it or ctx is done.
 func (w *watcher) follow(ctx context.Context, control controlapi.ControlClient, ref string) error {
 	return Follow(ctx, control, ref, func(status *client.SolveStatus) {
+		w.begun.Store(true)
 		select {
 		case w.activity <- struct{}{}:
 		default:
