@@ -1,0 +1,49 @@
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// Containerd is a containerd with a root of its own.
+type Containerd struct {
+	*Server
+	Socket string // path
+}
+
+// StartContainerd starts containerd without what serves Kubernetes.
+func StartContainerd(t testing.TB) *Containerd {
+	t.Helper()
+	dir := Dir(t)
+	c := &Containerd{Socket: filepath.Join(dir, "containerd.sock")}
+	config := filepath.Join(dir, "config.toml")
+	text := fmt.Sprintf(`version = 3
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
+[grpc]
+address = %q
+[debug]
+level = "warn"
+`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.Socket)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	c.Server, err = serve(exec.Command("containerd", "--config", config), filepath.Join(dir, "containerd.log"),
+		func() error { return c.Ctr("version").Run() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.stopAfter(t)
+	return c
+}
+
+// Ctr is a command of containerd's client, in the namespace "default" unless
+// the arguments say otherwise.
+func (c *Containerd) Ctr(args ...string) *exec.Cmd {
+	return exec.Command("ctr", append([]string{"--address", c.Socket, "--connect-timeout", "5s"}, args...)...)
+}

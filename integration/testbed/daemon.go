@@ -1,0 +1,65 @@
+package testbed
+
+import (
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Daemon is a kilnd with a root and a socket of its own.
+type Daemon struct {
+	*Server
+	Dir  string // holds root, socket and log
+	Root string // Dir/root
+	Addr string // unix://…
+	args []string
+}
+
+// StartDaemon starts kilnd with further flags, among them the backend.
+func StartDaemon(t testing.TB, args ...string) *Daemon {
+	t.Helper()
+	return StartDaemonIn(t, Dir(t), args...)
+}
+
+// StartDaemonIn is StartDaemon in a folder that may hold the root of an earlier
+// daemon.
+func StartDaemonIn(t testing.TB, dir string, args ...string) *Daemon {
+	t.Helper()
+	d := &Daemon{Dir: dir, Root: filepath.Join(dir, "root"), Addr: "unix://" + filepath.Join(dir, "kilnd.sock"), args: args}
+	d.Start(t)
+	return d
+}
+
+// Start starts the daemon on its root again, after it was stopped or killed.
+func (d *Daemon) Start(t testing.TB) {
+	t.Helper()
+	var err error
+	d.Server, err = serve(d.Command(), filepath.Join(d.Dir, "kilnd.log"), func() error { return answers(d.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.stopAfter(t)
+}
+
+// Command is how the daemon is started.
+func (d *Daemon) Command() *exec.Cmd {
+	args := append([]string{"--root", d.Root, "--addr", d.Addr, "--log-level", "debug"}, d.args...)
+	return exec.Command("kilnd", args...)
+}
+
+// Client is a command of a program that takes the daemon's address as --addr:
+// kiln or buildctl.
+func (d *Daemon) Client(program string, args ...string) *exec.Cmd {
+	return exec.Command(program, append([]string{"--addr", d.Addr}, args...)...)
+}
+
+// answers connects to a unix:// address.
+func answers(addr string) error {
+	conn, err := net.Dial("unix", strings.TrimPrefix(addr, "unix://"))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}

@@ -1,0 +1,84 @@
+package testbed
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// Registry is a registry on loopback, without TLS and accounts.
+type Registry struct {
+	*Server
+	Host string // host:port
+}
+
+// StartRegistry starts a registry that keeps its data in dir. The caller stops it.
+func StartRegistry(dir string) (*Registry, error) {
+	host, err := FreeAddress()
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{Host: host}
+	config := filepath.Join(dir, "registry.yml")
+	text := fmt.Sprintf(`version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: %q}}
+http: {addr: %q}
+`, filepath.Join(dir, "data"), host)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("registry", "serve", config)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none")
+	r.Server, err = serve(cmd, filepath.Join(dir, "registry.log"), func() error {
+		answer, err := http.Get("http://" + host + "/v2/")
+		if err != nil {
+			return err
+		}
+		return answer.Body.Close()
+	})
+	return r, err
+}
+
+// Stop ends the registry. There is nothing that it could lose.
+func (r *Registry) Stop() error { return r.Kill() }
+
+// FreeAddress returns a loopback address that nothing listened on a moment ago.
+func FreeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// Push stores an image or an index as repository:tag.
+func (r *Registry) Push(repoTag string, what remote.Taggable) error {
+	ref, err := name.ParseReference(r.Host + "/" + repoTag)
+	if err != nil {
+		return err
+	}
+	switch what := what.(type) {
+	case v1.ImageIndex:
+		return remote.WriteIndex(ref, what)
+	case v1.Image:
+		return remote.Write(ref, what)
+	}
+	return remote.Tag(ref.(name.Tag), what)
+}
+
+// Image fetches the image that repository:tag is on this machine's platform.
+func (r *Registry) Image(repoTag string) (v1.Image, error) {
+	ref, err := name.ParseReference(r.Host + "/" + repoTag)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Image(ref)
+}

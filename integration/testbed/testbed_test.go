@@ -1,0 +1,137 @@
+package testbed
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if err := UsePrograms(); err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func TestCleanNamesWhatIsLeft(t *testing.T) {
+	dir, err := os.MkdirTemp("", "kiln-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount := filepath.Join(dir, "mount")
+	if err := os.Mkdir(mount, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("none", mount, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	sleep := exec.Command("sleep", "60")
+	sleep.Dir = dir
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	err = Clean(dir)
+	sleep.Process.Kill()
+	sleep.Wait()
+	for _, want := range []string{mount + " is left mounted", "left running", "sleep 60"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want %q in it", err, want)
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the folder is not gone: %v", err)
+	}
+}
+
+func TestProcessesSeesOtherMountNamespaces(t *testing.T) {
+	dir := Dir(t)
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", "mount -t tmpfs none \"$D\" && echo ready && exec sleep 60")
+	cmd.Env = append(os.Environ(), "D="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Processes(dir)
+	if err != nil || len(found) != 1 || !strings.HasSuffix(found[0], "sleep 60") {
+		t.Errorf("found %q, %v, want the sleep", found, err)
+	}
+}
+
+func TestImagesAreTheSameEveryTime(t *testing.T) {
+	one, err := Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := one.Digest()
+	b, _ := other.Digest()
+	if a != b {
+		t.Errorf("digests %s and %s", a, b)
+	}
+}
+
+func TestServers(t *testing.T) {
+	dir := Dir(t)
+	registry, err := StartRegistry(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := registry.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	busybox, err := Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Push("busybox:latest", busybox); err != nil {
+		t.Fatal(err)
+	}
+	c := StartContainerd(t)
+	image := registry.Host + "/busybox:latest"
+	if out, err := c.Ctr("image", "pull", "--plain-http", image).CombinedOutput(); err != nil {
+		t.Fatalf("pull: %v: %s", err, out)
+	}
+	out, err := c.Ctr("run", "--rm", image, "one", "echo", "hello").Output()
+	if err != nil || string(out) != "hello\n" {
+		t.Errorf("run: %v: %q", err, out)
+	}
+}
+
+func TestServerThatEndsWhileStarting(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "echo no luck; exit 3")
+	_, err := serve(cmd, filepath.Join(Dir(t), "log"), func() error { return os.ErrNotExist })
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no luck") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestServerThatEndsByItself(t *testing.T) {
+	cmd := exec.Command("sleep", "0.1")
+	s, err := serve(cmd, filepath.Join(Dir(t), "log"), func() error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Wait(stopLimit)
+	if err := s.Stop(); err == nil || !strings.Contains(err.Error(), "by itself") {
+		t.Errorf("error is %v", err)
+	}
+}
