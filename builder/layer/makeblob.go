@@ -86,44 +86,20 @@ func (s *Store) unpacked(desc ocispec.Descriptor) tarFunc {
 
 // writeDiff makes a blob of what the layer changes in its parent.
 func (s *Store) writeDiff(ctx context.Context, l *Layer, o pack.Options) (Blob, error) {
-	upper, release, err := s.views.acquire(ctx, l)
+	d, release, err := s.diff(ctx, l)
 	if err != nil {
 		return Blob{}, err
 	}
 	defer release()
-	lower := &view{}
-	if l.Parent != nil {
-		if lower, release, err = s.views.acquire(ctx, l.Parent); err != nil {
-			return Blob{}, err
-		}
-		defer release()
-	}
-	if u, ok := upperDir(upper, lower); ok {
+	if u, ok := d.changes(); ok {
 		b, err := s.writeBlob(ctx, o, u.Write)
 		if !errors.Is(err, changes.ErrIncomplete) {
 			return b, err
 		}
 	}
 	return s.writeBlob(ctx, o, func(ctx context.Context, w io.Writer) error {
-		return changes.Compare(ctx, w, lower.dir, upper.dir)
+		return changes.Compare(ctx, w, d.lower.dir, d.upper.dir)
 	})
-}
-
-// upperDir finds the directory that holds only what a layer changes, where the
-// snapshotter keeps one. lower is the parent's view, or empty.
-func upperDir(upper, lower *view) (changes.Upper, bool) {
-	if len(upper.mounts) != 1 {
-		return changes.Upper{}, false
-	}
-	layers, ok := overlayLayers(upper.mounts)
-	if lower.dir == "" { // all is added, whatever holds it
-		return changes.Upper{Dir: upper.dir, Xattrs: xattrPrefix(upper)}, len(layers) <= 1
-	}
-	below, belowOK := overlayLayers(lower.mounts)
-	if !ok || !belowOK || len(layers) != len(below)+1 || strings.Join(layers[1:], ":") != strings.Join(below, ":") {
-		return changes.Upper{}, false
-	}
-	return changes.Upper{Dir: layers[0], Base: lower.dir, Xattrs: xattrPrefix(upper)}, true
 }
 
 // writeBlob writes a tar to the content store, compressed.

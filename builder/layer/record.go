@@ -73,7 +73,7 @@ func blobLabels(name string, b Blob) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	labels := map[string]string{labelBlob + name: string(data)}
+	labels := map[string]string{labelBlob + name: string(data), labelBlobRef + name: ""}
 	if !b.Absent {
 		labels[labelBlobRef+name] = b.Desc.Digest.String()
 	}

@@ -2,19 +2,12 @@ package layer
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -35,6 +28,10 @@ type Image struct {
 	// there are layers.
 	Created     []time.Time
 	Description []string
+	// Tree, where it isn't nil, is what the blobs were made of. Where the
+	// snapshotter allows it, the layers share its files instead of being
+	// unpacked.
+	Tree *Layer
 	// Fetch, where it isn't nil, brings a layer's blob into the content store;
 	// it is only called for layers that have to be unpacked, and may be called
 	// for several at once.
@@ -43,9 +40,6 @@ type Image struct {
 
 // maxLayers is what overlayfs can stack.
 const maxLayers = 500
-
-// fetchAhead is how many layers are fetched at the same time.
-const fetchAhead = 4
 
 // Unpack makes layers of an image's blobs, named by their chain IDs. A snapshot
 // that has such a name already is used as it lies, whoever made it. The layers
@@ -62,11 +56,11 @@ func (s *Store) Unpack(ctx context.Context, img Image, progress event.Progress) 
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	fetches := &fetches{img: img}
-	defer fetches.wg.Wait()
+	u := unpacking{s: s, img: img, chain: chain, tree: img.Tree.Chain(), progress: progress, fetches: fetches{img: img}}
+	defer u.fetches.wg.Wait()
 	defer cancel()
 	for i := have; i < len(chain); i++ {
-		if err := s.unpackLayer(ctx, img, i, chain, fetches, progress); err != nil {
+		if err := u.layer(ctx, i); err != nil {
 			return nil, fmt.Errorf("unpack layer %s: %w", img.Layers[i].Digest, noSpace(err))
 		}
 	}
@@ -91,6 +85,9 @@ func (img Image) check() error {
 		if err := img.DiffIDs[i].Validate(); err != nil {
 			return bad("diff ID of layer %d: %v", i, err)
 		}
+	}
+	if img.Tree != nil && len(img.Tree.Chain()) != n {
+		return bad("the tree doesn't match the %d layers", n)
 	}
 	if img.Created != nil && len(img.Created) != n || img.Description != nil && len(img.Description) != n {
 		return bad("descriptions don't match the %d layers", n)
@@ -132,71 +129,13 @@ func (s *Store) adopt(ctx context.Context, name string) (bool, error) {
 	return err == nil, err
 }
 
-// unpackLayer makes layer i, whose parent exists.
-func (s *Store) unpackLayer(ctx context.Context, img Image, i int, chain []digest.Digest, f *fetches, progress event.Progress) error {
-	name := chain[i].String()
-	unlock, err := s.unpacking.lock(ctx, name)
+// snapshotLabels are those that containerd's own unpacking sets, and ours.
+func (img Image) snapshotLabels(i int, name string) (map[string]string, error) {
+	labels, err := blobLabels(sourceBlob, *img.blob(i))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer unlock()
-	if found, err := s.adopt(ctx, name); found || err != nil {
-		return err
-	}
-	parent := ""
-	if i > 0 {
-		parent = chain[i-1].String()
-	}
-	labels := img.snapshotLabels(i, name)
-	key := fmt.Sprintf(snapshots.UnpackKeyFormat, "kiln-"+strings.ToLower(rand.Text()), name)
-	labels[labelOwner] = s.id
-	mounts, err := s.store.Snapshots.Prepare(ctx, key, parent, snapshots.WithLabels(labels))
-	if errdefs.IsAlreadyExists(err) {
-		return nil // a lazy snapshotter has the layer, or somebody was faster
-	}
-	if err != nil {
-		return err
-	}
-	delete(labels, labelOwner)
-	abort := func(err error) error {
-		ctx, cancel := s.cleanupContext(ctx)
-		defer cancel()
-		return errors.Join(err, s.store.Snapshots.Remove(ctx, key))
-	}
-	if err := f.fetched(ctx, i); err != nil {
-		return abort(err)
-	}
-	item := progress.Begin("extracting " + img.Layers[i].Digest.String())
-	defer item.Done()
-	applied, err := s.store.Applier.Apply(ctx, img.Layers[i], mounts, diff.WithProgress(func(d ocispec.Descriptor, n int64) {
-		item.Set(n, d.Size)
-	}))
-	if err != nil {
-		return abort(err)
-	}
-	if applied.Digest != img.DiffIDs[i] {
-		return abort(fmt.Errorf("its content is %s, the image's config says %s: %w", applied.Digest, img.DiffIDs[i], errdefs.ErrFailedPrecondition))
-	}
-	source, err := blobLabels(sourceBlob, *img.blob(i))
-	if err != nil {
-		return abort(err)
-	}
-	maps.Copy(labels, source)
-	if err := s.store.Snapshots.Commit(ctx, name, key, snapshots.WithLabels(labels)); errdefs.IsAlreadyExists(err) {
-		return abort(nil)
-	} else if err != nil {
-		return abort(err)
-	}
-	return s.labelBlob(ctx, img.Layers[i].Digest, img.DiffIDs[i])
-}
-
-// snapshotLabels are those that containerd's own unpacking sets, and the
-// description.
-func (img Image) snapshotLabels(i int, name string) map[string]string {
-	labels := snapshots.FilterInheritedLabels(img.Layers[i].Annotations)
-	if labels == nil {
-		labels = map[string]string{}
-	}
+	maps.Copy(labels, snapshots.FilterInheritedLabels(img.Layers[i].Annotations))
 	// Whose files these are isn't for the image to say.
 	delete(labels, snapshots.LabelSnapshotUIDMapping)
 	delete(labels, snapshots.LabelSnapshotGIDMapping)
@@ -207,7 +146,7 @@ func (img Image) snapshotLabels(i int, name string) map[string]string {
 	if img.Description != nil {
 		labels[labelDescription] = cut(img.Description[i], maxDescription)
 	}
-	return labels
+	return labels, nil
 }
 
 // blob returns the blob of layer i.
@@ -215,16 +154,6 @@ func (img Image) blob(i int) *Blob {
 	b := &Blob{Desc: img.Layers[i], DiffID: img.DiffIDs[i]}
 	b.Desc.MediaType = ociMediaType(b.Desc.MediaType)
 	return b
-}
-
-// labelBlob writes down what a blob's verified diff ID is.
-func (s *Store) labelBlob(ctx context.Context, blob, diffID digest.Digest) error {
-	info := content.Info{Digest: blob, Labels: map[string]string{labels.LabelUncompressed: diffID.String()}}
-	_, err := s.store.Content.Update(ctx, info, "labels."+labels.LabelUncompressed)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("label the blob: %w", err)
-	}
-	return nil
 }
 
 // openChain opens the finished chain and makes its layers remember what they
@@ -259,51 +188,4 @@ func (s *Store) openChain(ctx context.Context, img Image, chain []digest.Digest)
 		}
 	}
 	return top, nil
-}
-
-// fetches are the downloads of an image's layers, which run ahead of the
-// unpacking.
-type fetches struct {
-	img  Image
-	done []chan error // of each layer, once started
-	wg   sync.WaitGroup
-}
-
-// fetched waits for layer i; to be called once, in the layers' order. The first
-// call starts the downloads of that layer and those above it: not earlier,
-// because a lazy snapshotter may have what lies below.
-func (f *fetches) fetched(ctx context.Context, i int) error {
-	if f.img.Fetch == nil {
-		return nil
-	}
-	if f.done == nil {
-		f.start(ctx, i)
-	}
-	select {
-	case err := <-f.done[i]:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (f *fetches) start(ctx context.Context, from int) {
-	f.done = make([]chan error, len(f.img.Layers))
-	for i := from; i < len(f.done); i++ {
-		f.done[i] = make(chan error, 1)
-	}
-	slots := make(chan struct{}, fetchAhead)
-	f.wg.Go(func() {
-		for i := from; i < len(f.done); i++ {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			f.wg.Go(func() {
-				defer func() { <-slots }()
-				f.done[i] <- f.img.Fetch(ctx, f.img.Layers[i])
-			})
-		}
-	})
 }

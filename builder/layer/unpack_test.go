@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -94,9 +95,10 @@ func TestUnpackFailures(t *testing.T) {
 		change func(*Image)
 		want   func(error) bool
 	}{
-		"diff ID of other content": {func(i *Image) { i.DiffIDs[1] = digest.FromString("x") }, errdefs.IsFailedPrecondition},
+		"diff ID of other content": {func(i *Image) { i.DiffIDs[1] = digest.FromString("x") }, errdefs.IsDataLoss},
 		"no blob":                  {func(i *Image) { i.Layers[1].Digest = digest.FromString("x") }, errdefs.IsNotFound},
 		"too few diff IDs":         {func(i *Image) { i.DiffIDs = i.DiffIDs[:1] }, errdefs.IsInvalidArgument},
+		"tree of other layers":     {func(i *Image) { i.Tree = &Layer{} }, errdefs.IsInvalidArgument},
 		"no digest":                {func(i *Image) { i.Layers[0].Digest = "" }, errdefs.IsInvalidArgument},
 		"fetch fails": {func(i *Image) {
 			i.Fetch = func(context.Context, ocispec.Descriptor) error { return boom }
@@ -132,4 +134,60 @@ func TestUnpackCancelled(t *testing.T) {
 	if left := snapshotNames(t, context.WithoutCancel(ctx), s); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestUnpackTree expects the layers of an image that was built here to share
+// the files of what it was made of.
+func TestUnpackTree(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			ctx, s := openOn(t, backend)
+			tree := twoLayers(t, ctx, s)
+			blobs, err := s.Blobs(ctx, tree, Compression{}, event.Progress{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			img := Image{Tree: tree}
+			for _, b := range blobs {
+				img.Layers, img.DiffIDs = append(img.Layers, b.Desc), append(img.DiffIDs, b.DiffID)
+			}
+			l, err := s.Unpack(ctx, img, event.Progress{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := identity.ChainID(img.DiffIDs).String(); l.Name != want {
+				t.Errorf("named %s, want %s", l.Name, want)
+			}
+			again, err := s.Blobs(ctx, l, Compression{}, event.Progress{})
+			if err != nil || len(again) != 2 || again[1].Desc.Digest != blobs[1].Desc.Digest {
+				t.Errorf("blobs %v, %v; want %v", again, err, blobs)
+			}
+			old, release, err := s.Mount(ctx, tree)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			dir, release, err := s.Mount(ctx, l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			if _, err := os.Stat(dir + "/etc/a"); !errors.Is(err, os.ErrNotExist) || read(t, dir+"/etc/c") != "3" {
+				t.Errorf("wrong tree, %v", err)
+			}
+			if shared := inode(t, dir+"/etc/c") == inode(t, old+"/etc/c"); shared != (backend != "native") {
+				t.Errorf("files are shared: %v", shared)
+			}
+		})
+	}
+}
+
+func inode(t *testing.T, path string) uint64 {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fi.Sys().(*syscall.Stat_t).Ino
 }

@@ -195,6 +195,35 @@ func TestRedirect(t *testing.T) {
 	if !errors.Is(err, ErrIncomplete) {
 		t.Errorf("got %v", err)
 	}
+	if err := (Upper{Dir: o.upper, Base: o.base, Xattrs: "trusted.overlay."}).Link(context.Background(), t.TempDir()); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("link: %v", err)
+	}
+}
+
+// TestLink expects an overlay on links to have the same changes.
+func TestLink(t *testing.T) {
+	fill := func(base string) {
+		must(t, os.MkdirAll(base+"/d/e", 0o755), put(base+"/d/f", "1"), put(base+"/g", "1"))
+	}
+	o := mountOverlay(t, "", fill)
+	must(t, os.RemoveAll(o.merged+"/d"), os.Mkdir(o.merged+"/d", 0o700), os.Chown(o.merged+"/d", 5, 6), os.Remove(o.merged+"/g"))
+	must(t, put(o.merged+"/d/x", "1"), os.Symlink("x", o.merged+"/d/y"), unix.Mknod(o.merged+"/d/p", unix.S_IFIFO|0o600, 0))
+	must(t, unix.Setxattr(o.merged+"/d", "user.k", []byte("v"), 0), os.Chtimes(o.merged+"/d", time.Unix(7, 0), time.Unix(7, 0)))
+	want, _ := o.both(t)
+
+	l := mountOverlay(t, "", fill)
+	must(t, Upper{Dir: o.upper, Base: o.base, Xattrs: "trusted.overlay."}.Link(context.Background(), l.upper))
+	got, _ := l.both(t)
+	if !bytes.Equal(got, want) {
+		t.Errorf("got\n %s\nwant\n %s", strings.Join(list(t, got), "\n "), strings.Join(list(t, want), "\n "))
+	}
+	var v [8]byte
+	if n, err := unix.Getxattr(l.upper+"/d", "user.k", v[:]); err != nil || string(v[:n]) != "v" {
+		t.Errorf("attribute %q, %v", v[:n], err)
+	}
+	if err := (Upper{Dir: o.upper, Xattrs: "trusted.overlay."}).Link(context.Background(), l.upper); !errors.Is(err, os.ErrExist) {
+		t.Errorf("into a full directory: %v", err)
+	}
 }
 
 func TestCancelled(t *testing.T) {

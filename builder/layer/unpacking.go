@@ -1,0 +1,146 @@
+package layer
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	cdiff "github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kiln-build/kiln/builder/event"
+)
+
+// unpacking is one call of Unpack.
+type unpacking struct {
+	s        *Store
+	img      Image
+	chain    []digest.Digest // the layers' names
+	tree     []*Layer        // of img.Tree; may be empty
+	fetches  fetches
+	progress event.Progress
+}
+
+// layer makes layer i, whose parent exists.
+func (u *unpacking) layer(ctx context.Context, i int) error {
+	s, name, parent := u.s, u.chain[i].String(), ""
+	unlock, err := s.unpacking.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if found, err := s.adopt(ctx, name); found || err != nil {
+		return err
+	}
+	if i > 0 {
+		parent = u.chain[i-1].String()
+	}
+	labels, err := u.img.snapshotLabels(i, name)
+	if err != nil {
+		return err
+	}
+	key := fmt.Sprintf(snapshots.UnpackKeyFormat, "kiln-"+strings.ToLower(rand.Text()), name)
+	owned := maps.Clone(labels)
+	owned[labelOwner] = s.id
+	mounts, err := s.store.Snapshots.Prepare(ctx, key, parent, snapshots.WithLabels(owned))
+	if errdefs.IsAlreadyExists(err) {
+		return nil // a lazy snapshotter has the layer, or somebody was faster
+	}
+	if err != nil {
+		return err
+	}
+	if err = u.fill(ctx, i, mounts); err == nil {
+		err = s.store.Snapshots.Commit(ctx, name, key, snapshots.WithLabels(labels))
+	}
+	if err != nil {
+		ctx, cancel := s.cleanupContext(ctx)
+		defer cancel()
+		if rerr := s.store.Snapshots.Remove(ctx, key); rerr != nil {
+			return errors.Join(err, rerr)
+		}
+	}
+	if errdefs.IsAlreadyExists(err) {
+		return nil // somebody else unpacks the same
+	}
+	return err
+}
+
+// fill makes the files of layer i on a new snapshot's mounts.
+func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount) error {
+	if len(u.tree) > 0 {
+		err := u.s.linkTree(ctx, u.tree[i], mounts)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		log.G(ctx).WithError(err).Debugf("layer %s is unpacked", u.img.Layers[i].Digest)
+	}
+	if err := u.fetches.fetched(ctx, i); err != nil {
+		return err
+	}
+	desc, diffID := u.img.Layers[i], u.img.DiffIDs[i]
+	item := u.progress.Begin("extracting " + desc.Digest.String())
+	defer item.Done()
+	applied, err := u.s.store.Applier.Apply(ctx, desc, mounts, cdiff.WithProgress(func(d ocispec.Descriptor, n int64) {
+		item.Set(n, d.Size)
+	}))
+	if err != nil {
+		return err
+	}
+	if applied.Digest != diffID {
+		return fmt.Errorf("its content is %s, the image's config says %s: %w", applied.Digest, diffID, errdefs.ErrDataLoss)
+	}
+	return u.s.labelBlob(ctx, desc.Digest, diffID)
+}
+
+// linkTree fills a new snapshot with links to the files of a layer that has the
+// same changes. After an error the snapshot is empty.
+func (s *Store) linkTree(ctx context.Context, l *Layer, mounts []mount.Mount) error {
+	d, release, err := s.diff(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer release()
+	from, ok := d.changes()
+	if !ok {
+		return errors.New("the snapshotter doesn't keep changes in directories")
+	}
+	to, ok := writableDir(mounts)
+	if !ok {
+		return errors.New("the new snapshot isn't a directory")
+	}
+	if err := from.Link(ctx, to); err != nil {
+		return errors.Join(err, clear(to))
+	}
+	return nil
+}
+
+// clear removes what is in a directory.
+func clear(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// labelBlob writes down what a blob's verified diff ID is.
+func (s *Store) labelBlob(ctx context.Context, blob, diffID digest.Digest) error {
+	info := content.Info{Digest: blob, Labels: map[string]string{labels.LabelUncompressed: diffID.String()}}
+	_, err := s.store.Content.Update(ctx, info, "labels."+labels.LabelUncompressed)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("label the blob: %w", err)
+	}
+	return nil
+}
