@@ -1,0 +1,166 @@
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/session"
+)
+
+// leaseLabel is on the leases of a shelf, with the shelf's id.
+const leaseLabel = "kiln.build/local"
+
+// grace is how long a build may still want what it was given after its session
+// has ended.
+const grace = 10 * time.Minute
+
+// cleanupTimeout bounds what is done after a context has ended.
+const cleanupTimeout = time.Minute
+
+// leaseUse counts who needs what a lease keeps.
+type leaseUse struct {
+	users   int
+	retired bool // off the shelf: the last user deletes it
+	lent    map[*session.Client]bool
+}
+
+func openShelf(ctx context.Context, cfg Config) (*shelf, error) {
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
+		return nil, err
+	}
+	s := &shelf{cfg: cfg, states: map[string]*state{}, latest: map[string]string{}, leases: map[string]*leaseUse{}}
+	file := filepath.Join(cfg.Root, "id")
+	b, err := os.ReadFile(file)
+	if s.id = strings.TrimSpace(string(b)); err != nil || s.id == "" {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		s.id = strings.ToLower(rand.Text())
+		if err := writeFile(file, []byte(s.id+"\n")); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, s.dropStrays(cfg.Store.Context(ctx))
+}
+
+// dropStrays deletes leases of transfers that are not on the shelf.
+func (s *shelf) dropStrays(ctx context.Context) error {
+	found, err := s.cfg.Store.Leases.List(ctx, fmt.Sprintf("labels.%q==%s", leaseLabel, s.id))
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, st := range s.states {
+		known[st.Lease] = true
+	}
+	for _, l := range found {
+		if known[l.ID] {
+			continue
+		}
+		if err := s.cfg.Store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// newLease makes the lease of a transfer. The caller is its user.
+func (s *shelf) newLease(ctx context.Context, full string) (string, error) {
+	id := "kiln-local-" + full + "-" + strings.ToLower(rand.Text())
+	_, err := s.cfg.Store.Leases.Create(ctx, leases.WithID(id), leases.WithLabel(leaseLabel, s.id))
+	if err != nil {
+		return "", fmt.Errorf("lease: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acquireLocked(id)
+	return id, nil
+}
+
+// dropLease says that a lease isn't needed any more but by those who use it.
+func (s *shelf) dropLease(ctx context.Context, id string) {
+	s.mu.Lock()
+	u := s.leases[id]
+	if u != nil && u.users > 0 {
+		u.retired = true
+		s.mu.Unlock()
+		return
+	}
+	delete(s.leases, id)
+	s.mu.Unlock()
+	s.deleteLease(ctx, id)
+}
+
+func (s *shelf) deleteLease(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(s.cfg.Store.Context(context.WithoutCancel(ctx)), cleanupTimeout)
+	defer cancel()
+	if err := s.cfg.Store.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).Warn("delete the lease of a local source")
+	}
+}
+
+func (s *shelf) acquireLocked(id string) {
+	u := s.leases[id]
+	if u == nil {
+		u = &leaseUse{}
+		s.leases[id] = u
+	}
+	u.users++
+}
+
+func (s *shelf) release(id string) {
+	s.mu.Lock()
+	u := s.leases[id]
+	if u == nil {
+		s.mu.Unlock()
+		return
+	}
+	u.users--
+	gone := u.users == 0
+	if gone {
+		delete(s.leases, id)
+	}
+	s.mu.Unlock()
+	if gone && u.retired {
+		s.deleteLease(context.Background(), id)
+	}
+}
+
+// lend lets the builds of a session have a transfer until a while after the
+// session's end, whatever happens to it here.
+func (s *shelf) lend(k *kept, c *session.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acquireLocked(k.Lease)
+	u := s.leases[k.Lease]
+	if u.lent[c] {
+		u.users--
+		return
+	}
+	if u.lent == nil {
+		u.lent = map[*session.Client]bool{}
+	}
+	u.lent[c] = true
+	c.OnDone(func() { time.AfterFunc(grace, func() { s.unlend(k.Lease, c) }) })
+}
+
+func (s *shelf) unlend(id string, c *session.Client) {
+	s.mu.Lock()
+	if u := s.leases[id]; u != nil {
+		delete(u.lent, c)
+	}
+	s.mu.Unlock()
+	s.release(id)
+}
