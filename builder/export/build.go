@@ -71,37 +71,47 @@ func (e *Exporters) build(ctx context.Context, job schedule.Job, r Result, o ima
 	if err != nil {
 		return nil, err
 	}
+	epochs, err := o.epochs(job.Progress, parts, r.Metadata)
+	if err != nil {
+		return nil, err
+	}
 	blobs, err := e.blobs(ctx, job.Progress, parts, o.compression)
 	if err != nil {
 		return nil, err
 	}
-	b := &built{metadata: r.Metadata}
-	var manifests []ocispec.Descriptor
+	b := &built{metadata: r.Metadata, epoch: epochs[0]}
 	for i, p := range parts {
-		img, err := o.assemble(p, r.Metadata, blobs[i], annotations)
+		in := o.input(p, r.Metadata, blobs[i])
+		in.Annotations, in.Epoch = annotations.At(assemble.OnManifest, p.Platform.Platform), epochs[i]
+		img, err := assemble.New(in)
 		if err != nil {
 			return nil, fmt.Errorf("image for %s: %w", p.ID, err)
 		}
 		b.platforms = append(b.platforms, platformImage{part: p, Image: img, blobs: blobs[i]})
-		desc := img.Manifest.Desc
-		desc.Annotations = annotations.At(assemble.OnManifestDescriptor, p.Platform.Platform)
-		desc.Platform = &p.Platform.Platform
-		manifests = append(manifests, desc)
 	}
-	if b.epoch, err = o.epoch.of(parts[0].Platform, r.Metadata); err != nil {
-		return nil, err
+	return b, b.setRoot(o.types, annotations, r.isMap())
+}
+
+// setRoot makes the index if the image is to have one.
+func (b *built) setRoot(types assemble.Types, annotations assemble.Annotations, indexed bool) error {
+	manifests := make([]ocispec.Descriptor, len(b.platforms))
+	for i := range b.platforms {
+		p := &b.platforms[i]
+		manifests[i] = p.Manifest.Desc
+		manifests[i].Annotations = annotations.At(assemble.OnManifestDescriptor, p.Platform.Platform)
+		manifests[i].Platform = &p.Platform.Platform
 	}
-	if !r.isMap() {
+	if !indexed {
 		b.root = manifests[0]
-		return b, nil
+		return nil
 	}
-	index, err := assemble.Index(o.types, manifests, annotations.OfIndex(assemble.OnIndex))
+	index, err := assemble.Index(types, manifests, annotations.OfIndex(assemble.OnIndex))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b.index, b.root = &index, index.Desc
 	b.root.Annotations = annotations.OfIndex(assemble.OnIndexDescriptor)
-	return b, nil
+	return nil
 }
 
 // annotationsFor joins the target's annotations with the frontend's, which win.
@@ -145,29 +155,39 @@ func (e *Exporters) blobs(ctx context.Context, progress event.Progress, parts []
 	return blobs, eg.Wait()
 }
 
-// assemble makes the documents for one platform.
-func (o *imageOptions) assemble(p part, metadata map[string][]byte, blobs []layer.Blob, as assemble.Annotations) (*assemble.Image, error) {
-	at, err := o.epoch.of(p.Platform, metadata)
-	if err != nil {
-		return nil, err
+// epochs are those of the parts.
+func (o *imageOptions) epochs(progress event.Progress, parts []part, metadata map[string][]byte) ([]*time.Time, error) {
+	all := make([]*time.Time, len(parts))
+	for i, p := range parts {
+		at, err := o.epoch.of(p.Platform, metadata)
+		if err != nil {
+			return nil, err
+		}
+		if o.rewrite && at != nil {
+			return nil, errRewrite
+		}
+		all[i] = at
 	}
-	if o.rewrite && at != nil {
-		return nil, errRewrite
+	if o.rewrite {
+		progress.Warn("rewrite-timestamp has no effect without SOURCE_DATE_EPOCH")
 	}
+	return all, nil
+}
+
+// input is what the image for a part is made of, but for annotations and epoch.
+func (o *imageOptions) input(p part, metadata map[string][]byte, blobs []layer.Blob) assemble.Input {
 	in := assemble.Input{
 		Config:           p.Lookup(metadata, assemble.KeyConfig),
 		Base:             p.Lookup(metadata, assemble.KeyBaseConfig),
 		Types:            o.types,
 		NonDistributable: o.nonDistributable,
-		Annotations:      as.At(assemble.OnManifest, p.Platform.Platform),
-		Epoch:            at,
 	}
 	for i, l := range p.tree.Chain() {
 		in.Layers = append(in.Layers, assemble.Layer{
 			Desc: blobs[i].Desc, DiffID: blobs[i].DiffID, Created: l.Created, Description: l.Description,
 		})
 	}
-	return assemble.New(in)
+	return in
 }
 
 // complete fails unless all layers are in the content store.

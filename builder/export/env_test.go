@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -61,7 +62,7 @@ func newEnvOn(t testing.TB, st *store.Store, root string) *env {
 	sessions := session.NewManager()
 	registries := registry.New(registry.Config{}, sessions)
 	e := &env{st: st, layers: layers}
-	e.Exporters = New(Config{Layers: layers, Store: st, Sessions: sessions, Registries: registries})
+	e.Exporters = New(Config{Layers: layers, Store: st, Sessions: sessions, Registry: testAccess{registries}})
 	e.retry.first = time.Millisecond
 	e.job = schedule.Job{Sessions: func() []string { return sessions.IDs() }, Progress: event.Progress{Sink: &e.events}}
 	t.Cleanup(func() {
@@ -82,6 +83,17 @@ func newEnvOn(t testing.TB, st *store.Store, root string) *env {
 	}
 	e.ctx = leases.WithLease(ctx, e.lease.ID)
 	return e
+}
+
+// testAccess is what the engine puts in between.
+type testAccess struct{ registries *registry.Registries }
+
+func (a testAccess) Resolver(sessions func() []string, ref string, insecure bool) (remotes.Resolver, error) {
+	if !insecure {
+		return a.registries.Resolver(sessions), nil
+	}
+	host, _, _ := strings.Cut(ref, "/")
+	return a.registries.Insecure(host).Resolver(sessions), nil
 }
 
 // made is when the layers of tests were made.

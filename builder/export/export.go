@@ -10,22 +10,30 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
-	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/store"
 )
 
 // Config is what the exporters stand on; all fields are needed.
 type Config struct {
-	Layers     *layer.Store
-	Store      *store.Store
-	Sessions   *session.Manager
-	Registries *registry.Registries
+	Layers   *layer.Store
+	Store    *store.Store
+	Sessions *session.Manager
+	Registry Registry
+}
+
+// Registry reaches registries on behalf of sessions.
+type Registry interface {
+	// Resolver gives access to the repository of ref with the credentials of
+	// the sessions; insecure allows plain HTTP and any certificate. A resolver
+	// is used for one push and must not share its status tracker with others.
+	Resolver(sessions func() []string, ref string, insecure bool) (remotes.Resolver, error)
 }
 
 // Target is one output that a client asked for.

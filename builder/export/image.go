@@ -68,7 +68,7 @@ func (x *imageExporter) checkNames() error {
 	}
 	names, err := splitNames(x.names)
 	for _, name := range names {
-		if _, _, err := pushRef(name, digest.FromString(""), x.byDigest); err != nil {
+		if _, err := pushRef(name, digest.FromString(""), x.byDigest); err != nil {
 			return fmt.Errorf("failed to push %s: %w", name, err)
 		}
 	}

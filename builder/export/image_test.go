@@ -305,6 +305,17 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
+func TestRewriteTimestamp(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	target := Target{Type: "image", Attrs: parse("rewrite-timestamp=true")}
+	e.mustExport(t, target, single(nil)) // without an epoch there is nothing to do
+	_, err := e.export(t, target, with(single(nil), "source.date.epoch", "1"))
+	if !errdefs.IsNotImplemented(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestEmptyImage(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -21,7 +21,6 @@ import (
 
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/schedule"
-	"github.com/kiln-build/kiln/builder/session/registry"
 )
 
 // pushing returns a function that pushes the image under all names.
@@ -39,18 +38,15 @@ func (x *imageExporter) pushing(job schedule.Job, img *built, names []string) fu
 
 // pushAs pushes the blobs that the repository lacks, then the manifests.
 func (x *imageExporter) pushAs(ctx context.Context, job schedule.Job, img *built, name string) error {
-	ref, domain, err := pushRef(name, img.root.Digest, x.byDigest)
+	ref, err := pushRef(name, img.root.Digest, x.byDigest)
 	if err != nil {
 		return err
 	}
-	registries := x.cfg.Registries
-	if x.insecure {
-		anyway := true
-		hosts := map[string]registry.Host{domain: {HTTP: &anyway, Insecure: true}}
-		registries = registry.New(registry.Config{Hosts: hosts}, x.cfg.Sessions)
-		defer registries.Close()
+	resolver, err := x.cfg.Registry.Resolver(job.Sessions, ref, x.insecure)
+	if err != nil {
+		return err
 	}
-	to, err := registries.Resolver(job.Sessions).Pusher(ctx, ref)
+	to, err := resolver.Pusher(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -58,7 +54,7 @@ func (x *imageExporter) pushAs(ctx context.Context, job schedule.Job, img *built
 	if err != nil {
 		return err
 	}
-	p := &pusher{Exporters: x.Exporters, to: to, domain: domain, label: label, pulled: img.pulled(), progress: job.Progress}
+	p := &pusher{Exporters: x.Exporters, to: to, label: label, pulled: img.pulled(), progress: job.Progress}
 	if err := p.pushBlobs(ctx, img.blobs()); err != nil {
 		return err
 	}
@@ -71,25 +67,24 @@ func (x *imageExporter) pushAs(ctx context.Context, job schedule.Job, img *built
 	return nil
 }
 
-// pushRef is the full name of what is pushed, and the registry's. The digest in
-// the name tells the pusher which manifest the tag is for.
-func pushRef(name string, root digest.Digest, byDigest bool) (ref, domain string, err error) {
+// pushRef is the full name of what is pushed. The digest in it tells the pusher
+// which manifest the tag is for.
+func pushRef(name string, root digest.Digest, byDigest bool) (string, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	domain = reference.Domain(named)
 	if !byDigest {
 		full, err := reference.WithDigest(reference.TagNameOnly(named), root)
 		if err != nil {
-			return "", "", err
+			return "", err
 		}
-		return full.String(), domain, nil
+		return full.String(), nil
 	}
 	if !reference.IsNameOnly(named) {
-		return "", "", fmt.Errorf("can't push tagged ref %s by digest: %w", named, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("can't push tagged ref %s by digest: %w", named, errdefs.ErrInvalidArgument)
 	}
-	return named.Name(), domain, nil
+	return named.Name(), nil
 }
 
 // blobs are the configs and layers of the image, each once.
@@ -138,13 +133,15 @@ func (b *built) pulled() map[digest.Digest]map[string]string {
 type pusher struct {
 	*Exporters
 	to       remotes.Pusher
-	domain   string             // the registry's
 	label    images.HandlerFunc // remembers that the repository has a blob
 	pulled   map[digest.Digest]map[string]string
 	progress event.Progress
 }
 
-// pushBlobs pushes as many blobs at a time as the registry is to bear.
+// pushParallel is how many blobs of an image go to a registry at a time.
+const pushParallel = 4
+
+// pushBlobs pushes the blobs that aren't to be had elsewhere only.
 func (p *pusher) pushBlobs(ctx context.Context, blobs []ocispec.Descriptor) error {
 	item := p.progress.Begin("pushing layers")
 	defer item.Done()
@@ -154,16 +151,12 @@ func (p *pusher) pushBlobs(ctx context.Context, blobs []ocispec.Descriptor) erro
 		total += desc.Size
 	}
 	eg, ctx := errgroup.WithContext(ctx)
+	eg.SetLimit(pushParallel)
 	for _, desc := range blobs {
 		if images.IsNonDistributable(desc.MediaType) {
 			continue
 		}
 		eg.Go(func() error {
-			release, err := p.cfg.Registries.Acquire(ctx, p.domain)
-			if err != nil {
-				return err
-			}
-			defer release()
 			return p.pushOne(ctx, desc, &counter{tell: func(n int64) { item.Set(sent.Add(n), total) }})
 		})
 	}
@@ -183,7 +176,7 @@ func (p *pusher) pushOne(ctx context.Context, desc ocispec.Descriptor, count *co
 		}
 		count.set(desc.Size)
 		if images.IsLayerType(desc.MediaType) {
-			if _, err := p.label(ctx, desc); err != nil {
+			if _, err := p.label(ctx, desc); err != nil && !errdefs.IsNotFound(err) {
 				log.G(ctx).WithError(err).Warnf("export: no label on %s", desc.Digest)
 			}
 		}

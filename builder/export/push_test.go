@@ -210,6 +210,27 @@ func TestPushNowhere(t *testing.T) {
 	}
 }
 
+// A certificate that nobody vouches for is accepted only if asked for.
+func TestPushInsecure(t *testing.T) {
+	t.Parallel()
+	e, r := newEnv(t), &testRegistry{}
+	srv := httptest.NewUnstartedServer(r.before(registry.New(registry.Logger(log.New(io.Discard, "", 0)))))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	attrs := map[string]string{"name": strings.TrimPrefix(srv.URL, "https://") + "/x", "push": "true"}
+	if _, err := e.export(t, Target{Type: "image", Attrs: attrs}, single(l)); err == nil {
+		t.Error("no error")
+	}
+	attrs["registry.insecure"] = "true"
+	e.mustExport(t, Target{Type: "image", Attrs: attrs}, single(l))
+	plain := newRegistry(t)
+	attrs["name"] = plain.host + "/x"
+	e.mustExport(t, Target{Type: "image", Attrs: attrs}, single(l))
+	plain.pull(t, "x")
+}
+
 // The push ends soon after its context.
 func TestPushCancelled(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -26,7 +25,7 @@ const maxDocument = 16 << 20
 
 // Layer is one layer of the image to be.
 type Layer struct {
-	// Desc is the blob's, with any known layer media type. Annotations that
+	// Desc is the blob's, with a media type of either family. Annotations that
 	// are private to the engine are not carried into the image.
 	Desc   ocispec.Descriptor
 	DiffID digest.Digest
@@ -45,8 +44,8 @@ type Input struct {
 	// Layers are lowest first.
 	Layers []Layer
 	Types  Types
-	// NonDistributable keeps the media types that say that a layer is not to
-	// be pushed; otherwise such a layer becomes an ordinary one.
+	// NonDistributable makes layers that say where else they are to be had
+	// ones that are not to be pushed; otherwise there are none of these.
 	NonDistributable bool
 	// Annotations are the manifest's.
 	Annotations map[string]string
@@ -78,11 +77,7 @@ func New(in Input) (*Image, error) {
 	}
 	img := &Image{Config: document(in.Types.config(), config), DiffIDs: diffIDs}
 	for _, l := range in.Layers {
-		desc, err := in.layer(l)
-		if err != nil {
-			return nil, err
-		}
-		img.Layers = append(img.Layers, desc)
+		img.Layers = append(img.Layers, in.layer(l))
 	}
 	manifest, err := marshal(ocispec.Manifest{
 		Versioned:   specs.Versioned{SchemaVersion: 2},
@@ -128,20 +123,16 @@ func document(mediaType string, data []byte) Document {
 }
 
 // layer is the layer's descriptor as the manifest has it.
-func (in *Input) layer(l Layer) (ocispec.Descriptor, error) {
-	mediaType, err := in.Types.layer(l.Desc.MediaType)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("layer %s: %w", l.Desc.Digest, err)
+func (in *Input) layer(l Layer) ocispec.Descriptor {
+	desc := ocispec.Descriptor{MediaType: in.Types.layer(l.Desc.MediaType), Digest: l.Desc.Digest, Size: l.Desc.Size}
+	if in.NonDistributable && len(l.Desc.URLs) > 0 {
+		desc.MediaType, desc.URLs = in.Types.foreignLayer(l.Desc.MediaType), l.Desc.URLs
 	}
-	if images.IsNonDistributable(mediaType) && !in.NonDistributable {
-		mediaType = distributable(mediaType)
-	}
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: l.Desc.Digest, Size: l.Desc.Size}
 	if in.Types == OCI && len(l.Desc.Annotations) > 0 {
 		desc.Annotations = maps.Clone(l.Desc.Annotations)
 		maps.DeleteFunc(desc.Annotations, func(k, _ string) bool { return isPrivate(k) })
 	}
-	return desc, nil
+	return desc
 }
 
 func isPrivate(annotation string) bool {

@@ -87,14 +87,11 @@ func TestBadLayers(t *testing.T) {
 	t.Parallel()
 	noDiffID := testLayer("a")
 	noDiffID.DiffID = ""
-	unknown := testLayer("a")
-	unknown.Desc.MediaType = "application/x"
-	foreignZstd := testLayer("a")
-	foreignZstd.Desc.MediaType = ociForeignZstd
+	badDiffID := testLayer("a")
+	badDiffID.DiffID = "sha256:../x"
 	for name, in := range map[string]Input{
-		"no diff id":                  {Layers: []Layer{noDiffID}},
-		"unknown media type":          {Layers: []Layer{unknown}},
-		"no such type among Docker's": {Layers: []Layer{foreignZstd}, Types: Docker},
+		"no diff id":  {Layers: []Layer{noDiffID}},
+		"bad diff id": {Layers: []Layer{badDiffID}},
 	} {
 		if _, err := New(in); err == nil || !strings.Contains(err.Error(), digest.FromString("a").String()) {
 			t.Errorf("%s: error %v doesn't name the layer", name, err)
@@ -104,24 +101,30 @@ func TestBadLayers(t *testing.T) {
 
 func TestNonDistributable(t *testing.T) {
 	t.Parallel()
-	l := testLayer("windows")
-	l.Desc.MediaType = images.MediaTypeDockerSchema2LayerForeignGzip
 	for _, c := range []struct {
+		from string
+		urls []string
 		in   Input
 		want string
 	}{
-		{Input{}, ocispec.MediaTypeImageLayerGzip},
-		{Input{Types: Docker}, images.MediaTypeDockerSchema2LayerGzip},
-		{Input{NonDistributable: true}, ociForeignGzip},
-		{Input{NonDistributable: true, Types: Docker}, images.MediaTypeDockerSchema2LayerForeignGzip},
+		{ociForeignGzip, []string{"https://x"}, Input{}, ocispec.MediaTypeImageLayerGzip},
+		{ociForeignGzip, []string{"https://x"}, Input{Types: Docker}, images.MediaTypeDockerSchema2LayerGzip},
+		{ocispec.MediaTypeImageLayerGzip, []string{"https://x"}, Input{NonDistributable: true}, ociForeignGzip},
+		{images.MediaTypeDockerSchema2LayerForeign, []string{"https://x"}, Input{NonDistributable: true, Types: Docker},
+			images.MediaTypeDockerSchema2LayerForeign},
+		{ociForeign, nil, Input{NonDistributable: true}, ocispec.MediaTypeImageLayer},
+		{"application/x", []string{"https://x"}, Input{NonDistributable: true}, "application/x"},
+		{"application/x", nil, Input{Types: Docker}, "application/x"},
 	} {
+		l := testLayer("windows")
+		l.Desc.MediaType, l.Desc.URLs = c.from, c.urls
 		c.in.Layers = []Layer{l}
 		img, err := New(c.in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := img.Layers[0].MediaType; got != c.want {
-			t.Errorf("got %s, want %s", got, c.want)
+		if got := img.Layers[0]; got.MediaType != c.want || c.in.NonDistributable != (len(got.URLs) > 0) && c.urls != nil {
+			t.Errorf("%+v: got %s with %v", c, got.MediaType, got.URLs)
 		}
 	}
 }

@@ -1,8 +1,7 @@
 package assemble
 
 import (
-	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -44,29 +43,38 @@ const (
 	ociForeignZstd = ociForeign + "+zstd"
 )
 
-// layerTypes are the same type in both families.
-var layerTypes = []struct{ oci, docker string }{
-	{ocispec.MediaTypeImageLayer, images.MediaTypeDockerSchema2Layer},
-	{ocispec.MediaTypeImageLayerGzip, images.MediaTypeDockerSchema2LayerGzip},
-	{ocispec.MediaTypeImageLayerZstd, images.MediaTypeDockerSchema2LayerZstd},
-	{ociForeign, images.MediaTypeDockerSchema2LayerForeign},
-	{ociForeignGzip, images.MediaTypeDockerSchema2LayerForeignGzip},
-	{ociForeignZstd, ""},
+// layerTypes are the forms of layers with their types in each family. Docker
+// has none for the last.
+var layerTypes = []struct{ ordinary, foreign [2]string }{
+	{
+		[2]string{OCI: ocispec.MediaTypeImageLayer, Docker: images.MediaTypeDockerSchema2Layer},
+		[2]string{OCI: ociForeign, Docker: images.MediaTypeDockerSchema2LayerForeign},
+	}, {
+		[2]string{OCI: ocispec.MediaTypeImageLayerGzip, Docker: images.MediaTypeDockerSchema2LayerGzip},
+		[2]string{OCI: ociForeignGzip, Docker: images.MediaTypeDockerSchema2LayerForeignGzip},
+	}, {
+		[2]string{OCI: ocispec.MediaTypeImageLayerZstd, Docker: images.MediaTypeDockerSchema2LayerZstd},
+		[2]string{OCI: ociForeignZstd, Docker: ociForeignZstd},
+	},
 }
 
-// layer translates a layer's media type into this family.
-func (t Types) layer(mediaType string) (string, error) {
+// layer is the type in this family for a layer that may be pushed. A type that
+// nobody here knows stays what it is.
+func (t Types) layer(mediaType string) string {
 	for _, lt := range layerTypes {
-		if mediaType != "" && (mediaType == lt.oci || mediaType == lt.docker) {
-			if to := t.pick(lt.oci, lt.docker); to != "" {
-				return to, nil
-			}
+		if slices.Contains(lt.ordinary[:], mediaType) || slices.Contains(lt.foreign[:], mediaType) {
+			return lt.ordinary[t]
 		}
 	}
-	return "", fmt.Errorf("media type %q can't be in an image with %s media types", mediaType, t.pick("OCI", "Docker"))
+	return mediaType
 }
 
-// distributable is the ordinary type for one that is not to be pushed.
-func distributable(mediaType string) string {
-	return strings.NewReplacer(".nondistributable.", ".", ".foreign.", ".").Replace(mediaType)
+// foreignLayer is the type for a layer that is to be had elsewhere only.
+func (t Types) foreignLayer(mediaType string) string {
+	for _, lt := range layerTypes {
+		if slices.Contains(lt.ordinary[:], mediaType) || slices.Contains(lt.foreign[:], mediaType) {
+			return lt.foreign[t]
+		}
+	}
+	return mediaType
 }
