@@ -1,10 +1,12 @@
-// Package source gives the steps that bring files into a build: images of
-// registries and of OCI layouts, and directories of the client.
+// Package source makes the ops of the steps that everything starts from: images
+// of registries and of clients, and clients' directories. What they make is a
+// *layer.Layer.
 package source
 
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 
@@ -22,105 +24,91 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Config is what the sources stand on; all of it is needed.
+// Config is what sources stand on.
 type Config struct {
-	// Root is the builder's directory.
+	// Root is a directory of the sources alone; made if absent.
 	Root       string
 	Store      *store.Store
 	Layers     *layer.Store
 	Sessions   *session.Manager
 	Registries *registry.Registries
-	// Platform is that of images for which none is named.
+	// Platform is that of images for which none is asked for.
 	Platform ocispec.Platform
 }
 
-// Sources makes the ops of source steps. It is safe for concurrent use.
+// Sources makes ops. It is safe for concurrent use.
 type Sources struct {
+	// Local has the directories that are kept between builds.
+	Local  *local.Source
 	images *image.Source
-	locals *local.Source
 }
 
-// New opens the sources.
+// New returns the sources, with what earlier processes have left.
 func New(ctx context.Context, cfg Config) (*Sources, error) {
-	locals, err := local.New(ctx, local.Config{
+	dirs, err := local.New(ctx, local.Config{
 		Root: filepath.Join(cfg.Root, "local"), Store: cfg.Store, Layers: cfg.Layers, Sessions: cfg.Sessions,
 	})
 	if err != nil {
 		return nil, err
 	}
-	images := image.New(image.Config{
+	return &Sources{Local: dirs, images: image.New(image.Config{
 		Store: cfg.Store, Layers: cfg.Layers, Sessions: cfg.Sessions, Registries: cfg.Registries, Platform: cfg.Platform,
-	})
-	return &Sources{images: images, locals: locals}, nil
+	})}, nil
 }
 
-// Op implements schedule.Ops for steps that are sources.
+// Op makes the op of a step with a source. It fails with errdefs.ErrNotFound
+// where the scheme is not known.
 func (s *Sources) Op(step *graph.Step) (schedule.Op, error) {
-	switch scheme := schemeOf(step.Op.GetSource()); scheme {
+	id := step.Op.GetSource().GetIdentifier()
+	scheme, _, _ := strings.Cut(id, "://")
+	switch scheme {
 	case image.Scheme, image.LayoutScheme:
 		return s.images.Op(step)
 	case local.Scheme:
-		return s.locals.Op(step)
-	default:
-		return nil, unknown(scheme)
+		return s.Local.Op(step)
 	}
+	return nil, fmt.Errorf("source %q: no such scheme: %w", id, errdefs.ErrNotFound)
 }
 
-// ResolveMeta says what a source is without fetching it: of an image, its
-// digest and config. Other sources are returned as they came.
+// ResolveMeta finds out what an image is without fetching its layers: the
+// digest that its reference stands for and its config for the platform, as it
+// is. Options that are given count before the op's attributes. It fails with
+// errdefs.ErrNotImplemented for sources that are no images.
 func (s *Sources) ResolveMeta(ctx context.Context, job schedule.Job, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	scheme := schemeOf(op)
-	if scheme == local.Scheme {
-		return &sourceresolver.MetaResponse{Op: op}, nil
+	scheme, _, _ := strings.Cut(op.GetIdentifier(), "://")
+	req := image.MetaRequest{Op: op}
+	switch scheme {
+	case image.Scheme:
+		if o := opt.ImageOpt; o != nil {
+			if o.AttestationChain || len(o.ResolveAttestations) > 0 {
+				return nil, fmt.Errorf("attestations of %s: %w", op.Identifier, errdefs.ErrNotImplemented)
+			}
+			req.Platform, req.DigestOnly = o.Platform, o.NoConfig
+			req.Op = with(op, pb.AttrImageResolveMode, o.ResolveMode)
+		}
+	case image.LayoutScheme:
+		if o := opt.OCILayoutOpt; o != nil {
+			req.Platform = o.Platform
+			req.Op = with(op, pb.AttrOCILayoutSessionID, o.Store.SessionID, pb.AttrOCILayoutStoreID, o.Store.StoreID)
+		}
+	default:
+		return nil, fmt.Errorf("metadata of source %q: %w", op.GetIdentifier(), errdefs.ErrNotImplemented)
 	}
-	if scheme != image.Scheme && scheme != image.LayoutScheme {
-		return nil, unknown(scheme)
-	}
-	op, platform := withOptions(op, opt)
-	meta, err := s.images.Meta(ctx, job, op, platform)
+	m, err := s.images.Meta(ctx, job, req)
 	if err != nil {
 		return nil, err
 	}
-	return &sourceresolver.MetaResponse{
-		Op:    op,
-		Image: &sourceresolver.ResolveImageResponse{Digest: meta.Digest, Config: meta.Config},
-	}, nil
+	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: m.Digest, Config: m.Config}}, nil
 }
 
-// withOptions puts what the options say into the op, and gives the platform.
-func withOptions(op *pb.SourceOp, opt sourceresolver.Opt) (*pb.SourceOp, *pb.Platform) {
-	op = op.CloneVT()
-	if op.Attrs == nil {
-		op.Attrs = map[string]string{}
-	}
-	var p *ocispec.Platform
-	if o := opt.ImageOpt; o != nil {
-		p = o.Platform
-		if o.ResolveMode != "" {
-			op.Attrs[pb.AttrImageResolveMode] = o.ResolveMode
+// with gives the op with attributes, but for empty ones.
+func with(op *pb.SourceOp, attrs ...string) *pb.SourceOp {
+	out := &pb.SourceOp{Identifier: op.Identifier, Attrs: map[string]string{}}
+	maps.Copy(out.Attrs, op.Attrs)
+	for i := 0; i+1 < len(attrs); i += 2 {
+		if attrs[i+1] != "" {
+			out.Attrs[attrs[i]] = attrs[i+1]
 		}
 	}
-	if o := opt.OCILayoutOpt; o != nil {
-		p = o.Platform
-		if o.Store.SessionID != "" {
-			op.Attrs[pb.AttrOCILayoutSessionID] = o.Store.SessionID
-		}
-		if o.Store.StoreID != "" {
-			op.Attrs[pb.AttrOCILayoutStoreID] = o.Store.StoreID
-		}
-	}
-	if p == nil {
-		return op, nil
-	}
-	platform := pb.PlatformFromSpec(*p)
-	return op, platform
-}
-
-func schemeOf(op *pb.SourceOp) string {
-	scheme, _, _ := strings.Cut(op.GetIdentifier(), "://")
-	return scheme
-}
-
-func unknown(scheme string) error {
-	return fmt.Errorf("sources of the kind %q are not supported by this builder: %w", scheme, errdefs.ErrNotImplemented)
+	return out
 }

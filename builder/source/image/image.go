@@ -75,7 +75,7 @@ func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned
 	if req.checksum != "" && img.root.Digest != req.checksum {
 		return pinned{}, fmt.Errorf("%s: image digest %s, expected %s: %w", req, img.root.Digest, req.checksum, errdefs.ErrFailedPrecondition)
 	}
-	if req.limit > 0 {
+	if req.limit > 0 && !req.digestOnly {
 		if err := img.limit(req.limit); err != nil {
 			return pinned{}, fmt.Errorf("%s: %w", req, err)
 		}
@@ -109,7 +109,7 @@ func (s *Source) remote(ctx context.Context, job schedule.Job, req request) (rem
 // look finds the image in the order that the request's mode asks for.
 func (s *Source) look(ctx context.Context, job schedule.Job, req request, p *puller) (*image, error) {
 	if root, ok := s.vouchedFor(ctx, req); ok {
-		if img, err := p.find(ctx, root); err == nil {
+		if img, err := p.find(ctx, root, req); err == nil {
 			return img, nil
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Source) look(ctx context.Context, job schedule.Job, req request, p *pul
 	root, err := s.memo.do(ctx, job, req, p.from.resolve)
 	var img *image
 	if err == nil {
-		img, err = p.find(ctx, root)
+		img, err = p.find(ctx, root, req)
 	}
 	if err == nil || ctx.Err() != nil || req.mode != modeDefault || req.layout != nil {
 		return img, err
@@ -159,7 +159,7 @@ func (s *Source) local(ctx context.Context, req request, p *puller) (*image, err
 		if req.ref.Digest == "" || found.Target.Digest == req.ref.Digest {
 			here := *p
 			here.from = nowhere{}
-			return here.find(ctx, found.Target)
+			return here.find(ctx, found.Target, req)
 		}
 	}
 	return nil, fmt.Errorf("no image %s on this machine: %w", req, errdefs.ErrNotFound)

@@ -10,7 +10,6 @@ import (
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
-	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -131,27 +130,4 @@ func (p pinned) describe(name string) (created []time.Time, text []string) {
 		created, text = append(created, fallback), append(text, "pulled from "+name)
 	}
 	return created[:len(p.layers)], text[:len(p.layers)]
-}
-
-// Meta is what is known of an image without its layers.
-type Meta struct {
-	// Ref is the reference that was resolved, without the digest that was found.
-	Ref    string
-	Digest digest.Digest
-	// Config is the image's config as it is; nil where it wasn't asked for.
-	Config []byte
-}
-
-// Meta resolves an image and reads its config. The op's attributes count;
-// platform may be nil.
-func (s *Source) Meta(ctx context.Context, job schedule.Job, src *pb.SourceOp, platform *pb.Platform) (Meta, error) {
-	req, err := parseRequest(src, toPlatform(platform, s.cfg.Platform))
-	if err != nil {
-		return Meta{}, err
-	}
-	p, err := s.pin(ctx, job, req)
-	if err != nil {
-		return Meta{}, err
-	}
-	return Meta{Ref: req.String(), Digest: p.root.Digest, Config: p.raw}, nil
 }

@@ -62,8 +62,11 @@ func (i *image) limit(n int) error {
 
 // find follows the root to the manifest of the platform and its config. What
 // it reads is kept by the lease that ctx carries.
-func (p *puller) find(ctx context.Context, root ocispec.Descriptor) (*image, error) {
+func (p *puller) find(ctx context.Context, root ocispec.Descriptor, req request) (*image, error) {
 	img := &image{root: root}
+	if req.digestOnly {
+		return img, nil
+	}
 	for d := root; ; {
 		doc, kind, err := p.readDocument(ctx, d)
 		if err != nil {

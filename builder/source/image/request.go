@@ -34,6 +34,8 @@ type request struct {
 	checksum digest.Digest
 	kind     string // of the record
 	layout   *layout
+	// digestOnly: what the reference stands for is all that is wanted.
+	digestOnly bool
 }
 
 // layout names a content store of a client.

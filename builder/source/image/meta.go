@@ -1,0 +1,49 @@
+package image
+
+import (
+	"context"
+
+	"github.com/containerd/platforms"
+	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// MetaRequest asks what an image is.
+type MetaRequest struct {
+	// Op is the image as a source; its attributes count.
+	Op *pb.SourceOp
+	// Platform may be nil.
+	Platform *ocispec.Platform
+	// DigestOnly: the config isn't wanted.
+	DigestOnly bool
+}
+
+// Meta is what is known of an image without its layers.
+type Meta struct {
+	// Ref is the reference that was resolved, as it was asked for.
+	Ref string
+	// Digest is that of the manifest or index that the reference stands for.
+	Digest digest.Digest
+	// Config is the image's config for the platform, as it is.
+	Config []byte
+}
+
+// Meta resolves an image and reads its config.
+func (s *Source) Meta(ctx context.Context, job schedule.Job, r MetaRequest) (Meta, error) {
+	platform := platforms.Normalize(s.cfg.Platform)
+	if r.Platform != nil {
+		platform = platforms.Normalize(*r.Platform)
+	}
+	req, err := parseRequest(r.Op, platform)
+	if err != nil {
+		return Meta{}, err
+	}
+	req.digestOnly = r.DigestOnly
+	p, err := s.pin(ctx, job, req)
+	if err != nil {
+		return Meta{}, err
+	}
+	return Meta{Ref: req.String(), Digest: p.root.Digest, Config: p.raw}, nil
+}
