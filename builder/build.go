@@ -49,7 +49,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	})
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{
-		Build: build, Layers: b.layers, Meta: b.sources, Platform: b.cfg.Platforms[0],
+		Build: build, Layers: b.layers, Meta: metaResolver{b.sources}, Platform: b.cfg.Platforms[0],
 		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
 		Check: func(g *graph.Graph) error { return checkGraph(granted, g) },
 	}, req.Inputs)

@@ -102,7 +102,7 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	if err = b.records.reconcile(ctx); err != nil {
 		return nil, err
 	}
-	if err = b.makeOps(); err != nil {
+	if err = b.makeOps(ctx); err != nil {
 		return nil, err
 	}
 	b.scheduler = schedule.New(b.records)
@@ -110,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 }
 
 // makeOps makes what the steps and the exporters stand on.
-func (b *Builder) makeOps() (err error) {
+func (b *Builder) makeOps(ctx context.Context) (err error) {
 	dir := filepath.Join(b.cfg.Root, "run")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (b *Builder) makeOps() (err error) {
 	if n := b.cfg.MaxParallelism; n > 0 {
 		b.exec.Slots = make(chan struct{}, n)
 	}
-	b.sources, err = source.New(source.Config{
+	b.sources, err = source.New(ctx, source.Config{
 		Root: b.cfg.Root, Store: b.cfg.Store, Layers: b.layers, Sessions: b.cfg.Sessions,
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
