@@ -49,11 +49,14 @@ func startCollector(ctx context.Context, db *metadata.DB) *collector {
 
 // collect returns when a collection that began after the call is over.
 func (c *collector) collect(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	result := make(chan error, 1)
 	select {
 	case c.run <- result:
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-c.done:
 		return fmt.Errorf("the store is closed: %w", errdefs.ErrUnavailable)
 	}
@@ -61,7 +64,7 @@ func (c *collector) collect(ctx context.Context) error {
 	case err := <-result:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/content/local"
@@ -120,7 +119,7 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Snapshots:   db.Snapshotter(name),
 		Leases:      leaseManager{metadata.NewLeaseManager(db), gc},
 		Images:      metadata.NewImageStore(db),
-		Applier:     apply.NewFileSystemApplier(cs),
+		Applier:     applier{cs},
 		Comparer:    walking.NewWalkingDiff(cs),
 		Namespace:   cfg.Namespace,
 		Snapshotter: name,
