@@ -19,7 +19,6 @@ import (
 	"github.com/kiln-build/kiln/builder/source/image"
 	"github.com/kiln-build/kiln/builder/source/local"
 	"github.com/kiln-build/kiln/builder/store"
-	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -70,45 +69,34 @@ func (s *Sources) Op(step *graph.Step) (schedule.Op, error) {
 	return nil, fmt.Errorf("source %q: no such scheme: %w", id, errdefs.ErrNotFound)
 }
 
-// ResolveMeta finds out what an image is without fetching its layers: the
-// digest that its reference stands for and its config for the platform, as it
-// is. Options that are given count before the op's attributes. It fails with
-// errdefs.ErrNotImplemented for sources that are no images.
-func (s *Sources) ResolveMeta(ctx context.Context, job schedule.Job, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	scheme, _, _ := strings.Cut(op.GetIdentifier(), "://")
-	req := image.MetaRequest{Op: op}
-	switch scheme {
-	case image.Scheme:
-		if o := opt.ImageOpt; o != nil {
-			if o.AttestationChain || len(o.ResolveAttestations) > 0 {
-				return nil, fmt.Errorf("attestations of %s: %w", op.Identifier, errdefs.ErrNotImplemented)
-			}
-			req.Platform, req.DigestOnly = o.Platform, o.NoConfig
-			req.Op = with(op, pb.AttrImageResolveMode, o.ResolveMode)
-		}
-	case image.LayoutScheme:
-		if o := opt.OCILayoutOpt; o != nil {
-			req.Platform = o.Platform
-			req.Op = with(op, pb.AttrOCILayoutSessionID, o.Store.SessionID, pb.AttrOCILayoutStoreID, o.Store.StoreID)
-		}
-	default:
-		return nil, fmt.Errorf("metadata of source %q: %w", op.GetIdentifier(), errdefs.ErrNotImplemented)
-	}
-	m, err := s.images.Meta(ctx, job, req)
-	if err != nil {
-		return nil, err
-	}
-	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: m.Digest, Config: m.Config}}, nil
+// MetaRequest asks what an image is, without its layers.
+type MetaRequest struct {
+	// Op is the source; its attributes count.
+	Op *pb.SourceOp
+	// Platform may be nil.
+	Platform *pb.Platform
+	// ResolveMode is for images of registries, in place of the attribute; ""
+	// leaves that.
+	ResolveMode string
+	// DigestOnly: the config isn't wanted.
+	DigestOnly bool
 }
 
-// with gives the op with attributes, but for empty ones.
-func with(op *pb.SourceOp, attrs ...string) *pb.SourceOp {
-	out := &pb.SourceOp{Identifier: op.Identifier, Attrs: map[string]string{}}
-	maps.Copy(out.Attrs, op.Attrs)
-	for i := 0; i+1 < len(attrs); i += 2 {
-		if attrs[i+1] != "" {
-			out.Attrs[attrs[i]] = attrs[i+1]
-		}
+// MetaResult is the answer.
+type MetaResult = image.Meta
+
+// ResolveMeta answers for images. It fails with errdefs.ErrNotImplemented for
+// other sources.
+func (s *Sources) ResolveMeta(ctx context.Context, job schedule.Job, req MetaRequest) (MetaResult, error) {
+	scheme, _, _ := strings.Cut(req.Op.GetIdentifier(), "://")
+	if scheme != image.Scheme && scheme != image.LayoutScheme {
+		return MetaResult{}, fmt.Errorf("metadata of source %q: %w", req.Op.GetIdentifier(), errdefs.ErrNotImplemented)
 	}
-	return out
+	op := req.Op
+	if req.ResolveMode != "" {
+		op = &pb.SourceOp{Identifier: op.Identifier, Attrs: map[string]string{}}
+		maps.Copy(op.Attrs, req.Op.Attrs)
+		op.Attrs[pb.AttrImageResolveMode] = req.ResolveMode
+	}
+	return s.images.Meta(ctx, job, image.MetaRequest{Op: op, Platform: req.Platform, DigestOnly: req.DigestOnly})
 }

@@ -3,11 +3,9 @@ package image
 import (
 	"context"
 
-	"github.com/containerd/platforms"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // MetaRequest asks what an image is.
@@ -15,7 +13,7 @@ type MetaRequest struct {
 	// Op is the image as a source; its attributes count.
 	Op *pb.SourceOp
 	// Platform may be nil.
-	Platform *ocispec.Platform
+	Platform *pb.Platform
 	// DigestOnly: the config isn't wanted.
 	DigestOnly bool
 }
@@ -32,11 +30,7 @@ type Meta struct {
 
 // Meta resolves an image and reads its config.
 func (s *Source) Meta(ctx context.Context, job schedule.Job, r MetaRequest) (Meta, error) {
-	platform := platforms.Normalize(s.cfg.Platform)
-	if r.Platform != nil {
-		platform = platforms.Normalize(*r.Platform)
-	}
-	req, err := parseRequest(r.Op, platform)
+	req, err := parseRequest(r.Op, toPlatform(r.Platform, s.cfg.Platform))
 	if err != nil {
 		return Meta{}, err
 	}
