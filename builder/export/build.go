@@ -89,11 +89,22 @@ func (e *Exporters) build(ctx context.Context, job schedule.Job, r Result, o ima
 		}
 		b.platforms = append(b.platforms, platformImage{part: p, Image: img, blobs: blobs[i]})
 	}
-	return b, b.setRoot(o.types, annotations, r.isMap())
+	manifests := b.describe(annotations)
+	if !r.isMap() {
+		b.root = manifests[0]
+		return b, nil
+	}
+	index, err := assemble.Index(o.types, manifests, annotations.OfIndex(assemble.OnIndex))
+	if err != nil {
+		return nil, err
+	}
+	b.index, b.root = &index, index.Desc
+	b.root.Annotations = annotations.OfIndex(assemble.OnIndexDescriptor)
+	return b, nil
 }
 
-// setRoot makes the index if the image is to have one.
-func (b *built) setRoot(types assemble.Types, annotations assemble.Annotations, indexed bool) error {
+// describe gives the descriptors of the manifests as an index has them.
+func (b *built) describe(annotations assemble.Annotations) []ocispec.Descriptor {
 	manifests := make([]ocispec.Descriptor, len(b.platforms))
 	for i := range b.platforms {
 		p := &b.platforms[i]
@@ -101,17 +112,7 @@ func (b *built) setRoot(types assemble.Types, annotations assemble.Annotations, 
 		manifests[i].Annotations = annotations.At(assemble.OnManifestDescriptor, p.Platform.Platform)
 		manifests[i].Platform = &p.Platform.Platform
 	}
-	if !indexed {
-		b.root = manifests[0]
-		return nil
-	}
-	index, err := assemble.Index(types, manifests, annotations.OfIndex(assemble.OnIndex))
-	if err != nil {
-		return err
-	}
-	b.index, b.root = &index, index.Desc
-	b.root.Annotations = annotations.OfIndex(assemble.OnIndexDescriptor)
-	return nil
+	return manifests
 }
 
 // annotationsFor joins the target's annotations with the frontend's, which win.

@@ -268,6 +268,8 @@ func (r *recorder) Emit(e event.Event) {
 		}
 	case *event.Log:
 		r.logs.Write(e.Data)
+	case *event.Warning:
+		r.logs.Write(e.Short)
 	}
 }
 

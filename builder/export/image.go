@@ -112,8 +112,11 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 		return Outcome{}, err
 	}
 	out := Outcome{Response: resp, Descriptor: &img.root, Release: release}
-	if x.push && len(named) > 0 {
+	switch {
+	case x.push && len(named) > 0:
 		out.Finalize = x.pushing(job, img, named)
+	case x.push:
+		job.Progress.Warn("nothing is pushed: the image has no name")
 	}
 	return out, nil
 }
@@ -207,7 +210,7 @@ func (x *imageExporter) unpackTo(ctx context.Context, progress event.Progress, p
 		return nil
 	}
 	defer progress.Begin("unpacking to " + name).Done()
-	_, err := x.cfg.Layers.Unpack(ctx, layer.Image{Layers: p.Layers, DiffIDs: p.DiffIDs}, progress)
+	_, err := x.cfg.Layers.Unpack(ctx, layer.Image{Layers: p.Layers, DiffIDs: p.DiffIDs, Tree: p.tree}, progress)
 	if err != nil {
 		return fmt.Errorf("unpack the image for %s: %w", p.ID, err)
 	}

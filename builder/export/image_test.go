@@ -310,6 +310,9 @@ func TestRewriteTimestamp(t *testing.T) {
 	e := newEnv(t)
 	target := Target{Type: "image", Attrs: parse("rewrite-timestamp=true")}
 	e.mustExport(t, target, single(nil)) // without an epoch there is nothing to do
+	if !strings.Contains(e.events.logs.String(), "has no effect") {
+		t.Error("nobody was told")
+	}
 	_, err := e.export(t, target, with(single(nil), "source.date.epoch", "1"))
 	if !errdefs.IsNotImplemented(err) {
 		t.Errorf("error %v", err)

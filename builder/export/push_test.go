@@ -201,6 +201,10 @@ func TestPushRefused(t *testing.T) {
 func TestPushNowhere(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
+	e.mustExport(t, Target{Type: "registry"}, single(nil))
+	if !strings.Contains(e.events.logs.String(), "nothing is pushed") {
+		t.Error("nobody was told")
+	}
 	srv := httptest.NewServer(nil)
 	host := strings.TrimPrefix(srv.URL, "http://")
 	srv.Close()

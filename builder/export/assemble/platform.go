@@ -19,6 +19,9 @@ const (
 	KeyName       = "image.name"
 )
 
+// maxPlatforms bounds what one result can be for.
+const maxPlatforms = 1000
+
 // Platform is a platform that a result has a tree for. ID is what the frontend
 // calls it: any text.
 type Platform struct {
@@ -39,6 +42,9 @@ func Platforms(metadata map[string][]byte) ([]Platform, error) {
 		if err := json.Unmarshal(list, &doc); err != nil {
 			return nil, fmt.Errorf("%s from the frontend: %w: %w", KeyPlatforms, err, errdefs.ErrInvalidArgument)
 		}
+	}
+	if n := len(doc.Platforms); n > maxPlatforms {
+		return nil, fmt.Errorf("%s has %d platforms, more than %d: %w", KeyPlatforms, n, maxPlatforms, errdefs.ErrInvalidArgument)
 	}
 	if len(doc.Platforms) == 0 {
 		return nil, fmt.Errorf("invalid empty platforms index for exporter: %w", errdefs.ErrInvalidArgument)

@@ -47,6 +47,10 @@ func TestBadPlatforms(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", doc, err, want)
 		}
 	}
+	many := `{"Platforms":[` + strings.Repeat("{},", maxPlatforms) + `{}]}`
+	if _, err := Platforms(map[string][]byte{KeyPlatforms: []byte(many)}); err == nil || !strings.Contains(err.Error(), "more than 1000") {
+		t.Error(err)
+	}
 	if _, err := Platforms(map[string][]byte{KeyConfig: []byte(`{"os":"linux"}`)}); err == nil {
 		t.Error("accepted a config with half a platform")
 	}
