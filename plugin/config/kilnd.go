@@ -11,7 +11,7 @@ import (
 // kilnd's settings. Each has a variable too: KILN_ and its name in capitals.
 var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "root", usage: "keep everything in this `DIR`", set: text(func(c *Config) *string { return &c.Root })},
-	{flag: "address", usage: "serve the API on `URL`: unix://PATH, tcp://HOST:PORT or fd:// (repeatable)", set: texts(func(c *Config) *[]string { return &c.Addresses })},
+	{flag: "addr", usage: "serve the API on `URL`: unix://PATH, tcp://HOST:PORT or fd:// (repeatable)", set: texts(func(c *Config) *[]string { return &c.Addresses })},
 	{flag: "group", usage: "`GROUP` that owns unix sockets", set: text(func(c *Config) *string { return &c.Group })},
 	{flag: "tls-cert", usage: "certificate `FILE` for tcp addresses", set: text(func(c *Config) *string { return &c.TLS.Cert })},
 	{flag: "tls-key", usage: "the certificate's key `FILE`", set: text(func(c *Config) *string { return &c.TLS.Key })},

@@ -74,11 +74,11 @@ func TestPrecedence(t *testing.T) {
 func TestFlagsAndVariables(t *testing.T) {
 	t.Parallel()
 	byFlag := mustParse(t, "", environment(), "kilnd",
-		"--address=unix:///a.sock,tcp://:1", "--address", "fd://", "--label=a=b", "--label=c=d=e", "--gc=false",
+		"--addr=unix:///a.sock,tcp://:1", "--addr", "fd://", "--label=a=b", "--label=c=d=e", "--gc=false",
 		"--history-max-age=90", "--gc-max-used-space", "10%", "--entitlement=network.host", "--rootless", "--max-parallelism=3",
 		"--step-log-size=-1").Config
 	byVariable := mustParse(t, "", environment(
-		"KILN_ADDRESS=unix:///a.sock,tcp://:1,fd://", "KILN_LABEL=a=b,c=d=e", "KILN_GC=false",
+		"KILN_ADDR=unix:///a.sock,tcp://:1,fd://", "KILN_LABEL=a=b,c=d=e", "KILN_GC=false",
 		"KILN_HISTORY_MAX_AGE=90s", "KILN_GC_MAX_USED_SPACE=10%", "KILN_ENTITLEMENT=network.host", "KILN_ROOTLESS=true",
 		"KILN_MAX_PARALLELISM=3", "KILN_STEP_LOG_SIZE=-1"), "kilnd").Config
 	byFile := mustParse(t, `
@@ -173,9 +173,9 @@ func TestErrors(t *testing.T) {
 		{toml: "[", want: []string{"config.toml", "line 1"}},
 		{toml: "backend = \"docker\"", want: []string{"backend", "docker", "auto, host, embedded"}},
 		{toml: "address = []", want: []string{"address", "empty"}},
-		{args: []string{"--address=/run/x.sock"}, want: []string{"address", "unix://"}},
-		{args: []string{"--address=unix://x.sock"}, want: []string{"address", "absolute"}},
-		{args: []string{"--address=tcp://host"}, want: []string{"address", "port"}},
+		{args: []string{"--addr=/run/x.sock"}, want: []string{"address", "unix://"}},
+		{args: []string{"--addr=unix://x.sock"}, want: []string{"address", "absolute"}},
+		{args: []string{"--addr=tcp://host"}, want: []string{"address", "port"}},
 		{args: []string{"--entitlement=all"}, want: []string{"entitlement", "network.host"}},
 		{args: []string{"--platform=a/b/c/d/e"}, want: []string{"platforms"}},
 		{args: []string{"--dns=ns1"}, want: []string{"dns.nameservers", "ns1"}},
