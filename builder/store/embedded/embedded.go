@@ -20,7 +20,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -97,10 +96,11 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		return nil, err
 	}
 	closers = append(closers, sn.Close)
-	blobs, err := local.NewStore(filepath.Join(cfg.Root, "content"))
+	blobs, err := openBlobs(filepath.Join(cfg.Root, "content"))
 	if err != nil {
-		return nil, fmt.Errorf("embedded store: content: %w", err)
+		return nil, err
 	}
+	closers = append(closers, blobs.close)
 	bdb, err := openBolt(filepath.Join(cfg.Root, "meta.db"))
 	if err != nil {
 		return nil, err
