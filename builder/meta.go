@@ -37,7 +37,7 @@ func metaRequest(op *pb.SourceOp, opt sourceresolver.Opt) source.MetaRequest {
 	req := source.MetaRequest{Op: op}
 	var p *ocispec.Platform
 	if o := opt.ImageOpt; o != nil {
-		p, req.ResolveMode = o.Platform, o.ResolveMode
+		p, req.ResolveMode, req.DigestOnly = o.Platform, o.ResolveMode, o.NoConfig
 	}
 	if o := opt.OCILayoutOpt; o != nil {
 		p = o.Platform

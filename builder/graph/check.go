@@ -72,7 +72,9 @@ func checkExec(o *pb.ExecOp, inputs int) (int, error) {
 			return 0, fmt.Errorf("mount %d at %q: type %d is not known", i, m.Dest, m.MountType)
 		}
 		root = root || m.Dest == pb.RootMount
-		outs = append(outs, m.Output)
+		if m.MountType == pb.MountType_BIND {
+			outs = append(outs, m.Output) // others have none, whatever they say
+		}
 	}
 	if !root {
 		return 0, errors.New("exec without a mount at /")
@@ -95,9 +97,6 @@ func checkFile(o *pb.FileOp, inputs int) (int, error) {
 			if in < -1 || in >= limit {
 				return 0, fmt.Errorf("file action %d: there is no input %d", i, in)
 			}
-		}
-		if _, ok := a.Action.(*pb.FileAction_Copy); ok && a.SecondaryInput < 0 {
-			return 0, fmt.Errorf("file action %d: copy without a source", i)
 		}
 		if err := checkAction(a); err != nil {
 			return 0, fmt.Errorf("file action %d: %w", i, err)

@@ -106,7 +106,6 @@ func TestLoadRefuses(t *testing.T) {
 		"file without actions":    {file(), "without actions"},
 		"file action of later":    {file(&pb.FileAction{Input: 1, SecondaryInput: -1, Action: mkdir}), "there is no input 1"},
 		"empty file action":       {file(&pb.FileAction{Input: 0, SecondaryInput: -1}), "file action 0 is missing"},
-		"copy without source":     {file(&pb.FileAction{Input: 0, SecondaryInput: -1, Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{}}}), "copy without a source"},
 		"diff without lower":      {&pb.Op{Op: &pb.Op_Diff{Diff: &pb.DiffOp{}}}, "diff without lower or upper"},
 		"merge of no input":       {&pb.Op{Op: &pb.Op_Merge{Merge: &pb.MergeOp{Inputs: []*pb.MergeInput{{Input: 3}}}}}, "merge input 0"},
 		"passthrough without id":  {&pb.Op{Op: &pb.Op_Passthrough{Passthrough: &pb.PassthroughOp{}}}, "passthrough without id"},
@@ -124,6 +123,24 @@ func TestLoadRefuses(t *testing.T) {
 				t.Errorf("%v is not an invalid argument", err)
 			}
 		})
+	}
+}
+
+// TestLoadMountsWithoutOutput: mounts that are no trees leave their output at 0.
+func TestLoadMountsWithoutOutput(t *testing.T) {
+	g, err := Load(define(t, &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{
+		Meta: &pb.Meta{Args: []string{"true"}},
+		Mounts: []*pb.Mount{
+			{Dest: "/"},
+			{Dest: "/secret", Input: -1, MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s"}},
+			{Dest: "/ssh", Input: -1, MountType: pb.MountType_SSH, SSHOpt: &pb.SSHOpt{ID: "a"}},
+		},
+	}}}), amd64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := g.Result.Step.Outputs; n != 1 {
+		t.Errorf("%d outputs, want only the root's", n)
 	}
 }
 

@@ -229,7 +229,10 @@ func (p *plan) digest(ctx context.Context, n *node) error {
 			result := in.results[n.step.Inputs[i].Index]
 			p.job(n, func() (func() error, error) {
 				d, err := n.key.Inputs[i].Content(ctx, p.b.job(n.step), result)
-				return func() error { n.content[i].Content = d; return nil }, err
+				if err != nil {
+					return nil, fmt.Errorf("failed to compute cache key: %w", err)
+				}
+				return func() error { n.content[i].Content = d; return nil }, nil
 			})
 		}
 	}
