@@ -107,6 +107,11 @@ type got struct {
 // transfer runs the op as a build does; attrs are pairs.
 func (f *fixture) transfer(session string, attrs ...string) (got, error) {
 	f.t.Helper()
+	return f.transferWith(f.t.Context(), session, attrs...)
+}
+
+func (f *fixture) transferWith(ctx context.Context, session string, attrs ...string) (got, error) {
+	f.t.Helper()
 	src := &pb.SourceOp{Identifier: "local://ctx", Attrs: map[string]string{}}
 	for i := 0; i+1 < len(attrs); i += 2 {
 		src.Attrs[attrs[i]] = attrs[i+1]
@@ -117,11 +122,11 @@ func (f *fixture) transfer(session string, attrs ...string) (got, error) {
 	}
 	s := &sink{}
 	job := schedule.Job{Sessions: func() []string { return []string{session} }, Progress: event.Progress{Sink: s}}
-	key, err := op.Key(f.t.Context(), job)
+	key, err := op.Key(ctx, job)
 	if err != nil {
 		return got{}, err
 	}
-	ctx := f.store.Context(f.t.Context())
+	ctx = f.store.Context(ctx)
 	lease, err := f.store.Leases.Create(ctx, leases.WithRandomID())
 	if err != nil {
 		f.t.Fatal(err)
