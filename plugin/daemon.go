@@ -39,6 +39,7 @@ type Daemon struct {
 	collector *collector
 	metrics   *metrics
 	grpc      *grpc.Server
+	conns     conns
 }
 
 // Open opens all that the configuration names. It fails if another daemon has

@@ -206,6 +206,25 @@ func TestDebugServer(t *testing.T) {
 	}
 }
 
+func TestShutdownDoesNotWaitForSilentClients(t *testing.T) {
+	t.Parallel()
+	d := start(t)
+	if _, err := d.control.Info(t.Context(), &controlapi.InfoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := dialer(strings.TrimPrefix(d.cfg.Addresses[0], "unix://"))(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	time.Sleep(100 * time.Millisecond) // until it is accepted
+	start := time.Now()
+	d.stop()
+	if took := time.Since(start); took > drainTime {
+		t.Errorf("shutting down took %v", took)
+	}
+}
+
 func TestShutdownCancelsBuilds(t *testing.T) {
 	t.Parallel()
 	d := start(t)

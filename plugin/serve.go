@@ -34,7 +34,7 @@ func (d *Daemon) Serve(ctx, force context.Context, sd config.Systemd) error {
 	defer stopDebug()
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { failed <- d.grpc.Serve(l) }()
+		go func() { failed <- d.grpc.Serve(d.conns.track(l)) }()
 		log.G(ctx).Infof("serving on %s", describe(l))
 	}
 	if err := notify(sd, "READY=1"); err != nil {
@@ -52,13 +52,16 @@ func describe(l net.Listener) string { return l.Addr().Network() + "://" + l.Add
 
 // drain ends what is served.
 func (d *Daemon) drain(force context.Context, sd config.Systemd) error {
+
 	_ = notify(sd, "STOPPING=1")
 	defer d.grpc.Stop()
+	defer d.conns.close()
 	drained := make(chan struct{})
 	go func() {
 		d.grpc.GracefulStop()
 		close(drained)
 	}()
+	d.conns.closeSilent()
 	ctx, cancel := context.WithTimeout(force, drainTime)
 	defer cancel()
 	if err := d.control.Close(ctx); err != nil {
