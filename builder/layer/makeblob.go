@@ -128,8 +128,11 @@ func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ B
 	if err != nil {
 		return Blob{}, err
 	}
-	label := map[string]string{labels.LabelUncompressed: packed.DiffID.String()}
 	dgst := w.Digest()
+	if o.Type == pack.Uncompressed {
+		packed.DiffID = dgst
+	}
+	label := map[string]string{labels.LabelUncompressed: packed.DiffID.String()}
 	if err := w.Commit(ctx, 0, dgst, content.WithLabels(label)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return Blob{}, fmt.Errorf("write blob %s: %w", dgst, err)
 	}

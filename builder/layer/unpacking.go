@@ -121,13 +121,13 @@ func (s *Store) linkTree(ctx context.Context, l *Layer, mounts []mount.Mount) er
 		return errors.New("the new snapshot isn't a directory")
 	}
 	if err := from.Link(ctx, to); err != nil {
-		return errors.Join(err, clear(to))
+		return errors.Join(err, emptyDir(to))
 	}
 	return nil
 }
 
-// clear removes what is in a directory.
-func clear(dir string) error {
+// emptyDir removes what is in a directory.
+func emptyDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))

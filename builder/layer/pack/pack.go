@@ -6,7 +6,6 @@ package pack
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -90,7 +89,8 @@ func (o Options) Check() error {
 
 // Packed says what Pack has written, beside the bytes themselves.
 type Packed struct {
-	// DiffID is the digest of what the blob decompresses to.
+	// DiffID is the digest of what the blob decompresses to; "" for an
+	// uncompressed one, which whoever stores it digests anyway.
 	DiffID digest.Digest
 	// Annotations belong to the blob's descriptor; may be nil.
 	Annotations map[string]string
@@ -106,6 +106,13 @@ func Pack(ctx context.Context, w io.Writer, o Options, tar func(io.Writer) error
 	}
 	if o.Type == EStargz {
 		return packEStargz(ctx, w, o, tar)
+	}
+	if o.Type == Uncompressed {
+		bw := bufio.NewWriterSize(w, bufferSize)
+		if err := tar(bw); err != nil {
+			return Packed{}, err
+		}
+		return Packed{}, bw.Flush()
 	}
 	zw, err := newWriter(w, o)
 	if err != nil {
@@ -128,17 +135,8 @@ func Pack(ctx context.Context, w io.Writer, o Options, tar func(io.Writer) error
 }
 
 func newWriter(w io.Writer, o Options) (io.WriteCloser, error) {
-	switch o.Type {
-	case Gzip:
-		return newGzip(w, o.Level)
-	case Zstd:
+	if o.Type == Zstd {
 		return newZstd(w, o.Level)
-	case Uncompressed:
-		return nopCloser{w}, nil
 	}
-	return nil, errors.New("no writer")
+	return newGzip(w, o.Level)
 }
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
