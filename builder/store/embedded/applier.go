@@ -57,7 +57,7 @@ func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		cfg.Progress = func(int64) { report(packed.n.Load()) }
 	}
 	desc.MediaType = ocispec.MediaTypeImageLayer
-	inner := apply.NewFileSystemApplier(streamProvider{ahead})
+	inner := apply.NewFileSystemApplier(stream{ahead})
 	return inner.Apply(ctx, desc, mounts, func(_ context.Context, _ ocispec.Descriptor, c *diff.ApplyConfig) error {
 		*c = cfg
 		return nil
@@ -75,18 +75,17 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// streamProvider provides one stream, whatever is asked for.
-type streamProvider struct{ r io.Reader }
-
-func (p streamProvider) ReaderAt(context.Context, ocispec.Descriptor) (content.ReaderAt, error) {
-	return stream{p.r}, nil
-}
-
-// stream can only be read from the start to the end; containerd asks for
-// Reader, and does just that.
+// stream provides one stream, whatever is asked for. It can only be read from
+// the start to the end; containerd asks for Reader, and does just that.
 type stream struct{ r io.Reader }
 
-func (s stream) Reader() io.Reader               { return s.r }
-func (stream) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
-func (stream) Size() int64                       { return -1 }
-func (stream) Close() error                      { return nil }
+func (s stream) ReaderAt(context.Context, ocispec.Descriptor) (content.ReaderAt, error) {
+	return streamReader(s), nil
+}
+
+type streamReader struct{ r io.Reader }
+
+func (s streamReader) Reader() io.Reader               { return s.r }
+func (streamReader) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+func (streamReader) Size() int64                       { return -1 }
+func (streamReader) Close() error                      { return nil }

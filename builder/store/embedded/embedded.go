@@ -85,7 +85,7 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 	var closers []func() error
 	defer func() {
 		if err != nil {
-			closeAll(closers)
+			err = errors.Join(err, closeAll(closers))
 		}
 	}()
 	if err := dropSpoiled(cfg.Root); err != nil {

@@ -37,7 +37,7 @@ func Containerd(t testing.TB) (address string) {
 	}
 	ended := make(chan struct{})
 	go func() {
-		cmd.Wait()
+		_ = cmd.Wait() // its output tells more
 		close(ended)
 	}()
 	t.Cleanup(func() {
