@@ -43,11 +43,9 @@ func (e *entry) isLink() bool { return e.regular() && e.Linkname != "" }
 
 // catalog checks announcements as they come in.
 type catalog struct {
-	entries   []entry
-	announced uint32 // entries, wanted or not
-	metadata  int
-	open      []openDir           // the directories that the last entry is in
-	files     map[string]struct{} // that links may refer to; made when needed
+	entries  []entry // in order
+	metadata int
+	open     []openDir // the directories that the last entry is in
 }
 
 type openDir struct {
@@ -58,9 +56,7 @@ type openDir struct {
 // add checks and takes one announcement. Entries come directory by directory,
 // each after the directory it is in, names in byte order.
 func (c *catalog) add(st *types.Stat) (*entry, error) {
-	id := c.announced
-	c.announced++
-	if c.announced > maxEntries {
+	if len(c.entries) >= maxEntries {
 		return nil, fmt.Errorf("the directory has more than %d entries; exclude some (.dockerignore): %w", maxEntries, errdefs.ErrResourceExhausted)
 	}
 	e, err := newEntry(st)
@@ -77,7 +73,7 @@ func (c *catalog) add(st *types.Stat) (*entry, error) {
 	if c.metadata > maxMetadata {
 		return nil, fmt.Errorf("the directory's names and attributes have more than %d bytes; exclude some (.dockerignore): %w", maxMetadata, errdefs.ErrResourceExhausted)
 	}
-	e.id = id
+	e.id = uint32(len(c.entries))
 	c.entries = append(c.entries, e)
 	return &c.entries[len(c.entries)-1], nil
 }
@@ -86,7 +82,6 @@ func (c *catalog) add(st *types.Stat) (*entry, error) {
 func (c *catalog) place(e *entry) error {
 	if c.open == nil {
 		c.open = []openDir{{path: "."}}
-		c.files = map[string]struct{}{}
 	}
 	dir, name := path.Dir(e.Path), path.Base(e.Path)
 	n := len(c.open)
@@ -104,14 +99,15 @@ func (c *catalog) place(e *entry) error {
 	if e.Mode.IsDir() {
 		c.open = append(c.open, openDir{path: e.Path})
 	}
-	if e.isLink() {
-		if _, ok := c.files[e.Linkname]; !ok {
-			return fmt.Errorf("it is a link to %.200q, which is no file announced before", e.Linkname)
-		}
-	} else if e.regular() {
-		c.files[e.Path] = struct{}{}
+	if e.isLink() && !c.hasFile(e.Linkname) {
+		return fmt.Errorf("it is a link to %.200q, which is no file announced before", e.Linkname)
 	}
 	return nil
+}
+
+func (c *catalog) hasFile(p string) bool {
+	i, ok := slices.BinarySearchFunc(c.entries, p, func(e entry, p string) int { return comparePaths(e.Path, p) })
+	return ok && c.entries[i].regular() && !c.entries[i].isLink()
 }
 
 // newEntry checks what can be checked of one announcement.

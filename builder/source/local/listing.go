@@ -34,7 +34,6 @@ func (l *lister) add(st *types.Stat) error {
 		return err
 	}
 	added := *e
-	l.catalog.entries = l.catalog.entries[:0]
 	if added.Path == listingName {
 		return nil
 	}
