@@ -43,6 +43,19 @@ func sampleTar(t testing.TB, n int) []byte {
 	return buf.Bytes()
 }
 
+// sampleFor is a tar of more than one of the blocks that are compressed at a
+// time, or a small one where compressing takes long.
+func sampleFor(t testing.TB, o Options) []byte {
+	t.Helper()
+	switch {
+	case o.Level != nil:
+		return sampleTar(t, 100<<10)
+	case o.Type == Zstd:
+		return sampleTar(t, zstdFrame+1000)
+	}
+	return sampleTar(t, gzipBlock+1000)
+}
+
 func level(l int) *int { return &l }
 
 // inPieces writes data with writes of the size.
@@ -67,12 +80,8 @@ var all = []Options{
 }
 
 func TestRoundTrip(t *testing.T) {
-	large, small := sampleTar(t, zstdFrame+zstdFrame/4), sampleTar(t, 300<<10)
 	for _, o := range all {
-		data := large
-		if o.Level != nil {
-			data = small
-		}
+		data := sampleFor(t, o)
 		t.Run(o.String(), func(t *testing.T) {
 			var blob bytes.Buffer
 			p, err := Pack(context.Background(), &blob, o, inPieces(data, 10000))
@@ -119,12 +128,12 @@ func checkEStargz(t *testing.T, blob, plain []byte, p Packed) {
 // TestDeterministic expects the same bytes whatever the number of processors
 // and however the tar is written.
 func TestDeterministic(t *testing.T) {
-	data := sampleTar(t, zstdFrame+1000)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, o := range all {
 		if o.Level != nil {
 			continue
 		}
+		data := sampleFor(t, o)
 		var want digest.Digest
 		for i, procs := range []int{1, 2, 5} {
 			runtime.GOMAXPROCS(procs)
@@ -145,11 +154,11 @@ func TestDeterministic(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	boom := errors.New("boom")
-	data := sampleTar(t, 1<<20)
+	data := sampleTar(t, 300<<10)
 	before := runtime.NumGoroutine()
 	for _, o := range all {
 		_, err := Pack(context.Background(), io.Discard, o, func(w io.Writer) error {
-			w.Write(make([]byte, 3<<20))
+			w.Write(make([]byte, 2*gzipBlock))
 			return boom
 		})
 		if !errors.Is(err, boom) {
