@@ -43,12 +43,16 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	root := t.TempDir()
-	ctx := context.Background()
-	st, err := embedded.Open(ctx, embedded.Config{Root: filepath.Join(root, "store")})
+	st, err := embedded.Open(context.Background(), embedded.Config{Root: filepath.Join(t.TempDir(), "store")})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newFixtureOn(t, st)
+}
+
+func newFixtureOn(t *testing.T, st *store.Store) *fixture {
+	t.Helper()
+	root, ctx := t.TempDir(), context.Background()
 	layers, err := layer.New(ctx, st, layer.Config{Root: filepath.Join(root, "layers")})
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/session/registry/registrytest"
+	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/builder/store/storetest"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,7 +19,19 @@ import (
 
 func TestPull(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	testPull(t, newFixture(t))
+}
+
+func TestPullToContainerd(t *testing.T) {
+	t.Parallel()
+	st, err := host.Open(t.Context(), host.Config{Address: storetest.Containerd(t), Namespace: "k8s.io"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testPull(t, newFixtureOn(t, st))
+}
+
+func testPull(t *testing.T, f *fixture) {
 	srv := registrytest.Start(t, registrytest.Options{})
 	img := registrytest.NewImage(t, amd64, files("a", "1", "b", "1"), files("b", "2"))
 	d := srv.Push(nobody, "lib/x", "1", img)

@@ -40,12 +40,18 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{t: t, root: t.TempDir(), m: session.NewManager()}
-	ctx := context.Background()
-	var err error
-	if f.store, err = embedded.Open(ctx, embedded.Config{Root: filepath.Join(f.root, "store")}); err != nil {
+	st, err := embedded.Open(context.Background(), embedded.Config{Root: filepath.Join(t.TempDir(), "store")})
+	if err != nil {
 		t.Fatal(err)
 	}
+	return newFixtureOn(t, st)
+}
+
+func newFixtureOn(t testing.TB, st *store.Store) *fixture {
+	t.Helper()
+	f := &fixture{t: t, root: t.TempDir(), m: session.NewManager(), store: st}
+	ctx := context.Background()
+	var err error
 	if f.layers, err = layer.New(ctx, f.store, layer.Config{Root: filepath.Join(f.root, "layers")}); err != nil {
 		t.Fatal(err)
 	}

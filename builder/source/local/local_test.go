@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/builder/store/storetest"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -146,7 +148,17 @@ func TestEmptyDirectory(t *testing.T) {
 // ways with the directory itself.
 func TestRandomChanges(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	testRandomChanges(t, newFixture(t))
+}
+
+func TestRandomChangesOnContainerd(t *testing.T) {
+	t.Parallel()
+	st, err := host.Open(t.Context(), host.Config{Address: storetest.Containerd(t), Namespace: "k8s.io"})
+	ok(t, err)
+	testRandomChanges(t, newFixtureOn(t, st))
+}
+
+func testRandomChanges(t *testing.T, f *fixture) {
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 2))
 	deepest := 0
