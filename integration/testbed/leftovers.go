@@ -41,14 +41,10 @@ func unmountAll(dir string) error {
 }
 
 // Processes returns the processes that have to do with dir: they name it in
-// their arguments, work in it, or see a mount in which it appears, as the steps
-// of builds do with their layers.
+// their arguments, work in it, or have a root that is mounted from it, as the
+// steps of builds do.
 func Processes(dir string) ([]string, error) {
 	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	ours, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +54,7 @@ func Processes(dir string) ([]string, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if proc := filepath.Join("/proc", e.Name()); concerns(proc, dir, ours) {
+		if proc := filepath.Join("/proc", e.Name()); concerns(proc, dir) {
 			found = append(found, fmt.Sprintf("%d %s", pid, commandLine(proc)))
 		}
 	}
@@ -66,19 +62,23 @@ func Processes(dir string) ([]string, error) {
 }
 
 // concerns looks at one process; one that is gone meanwhile concerns nothing.
-// The mounts of our own mount namespace are everybody's and say nothing.
-func concerns(proc, dir, ours string) bool {
+func concerns(proc, dir string) bool {
 	if strings.Contains(commandLine(proc), dir) {
 		return true
 	}
 	if cwd, _ := os.Readlink(filepath.Join(proc, "cwd")); strings.HasPrefix(cwd, dir) {
 		return true
 	}
-	if ns, err := os.Readlink(filepath.Join(proc, "ns/mnt")); err != nil || ns == ours {
+	mounts, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
+	if err != nil {
 		return false
 	}
-	mounts, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
-	return err == nil && bytes.Contains(mounts, []byte(dir))
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == "/" && strings.Contains(line, dir) {
+			return true
+		}
+	}
+	return false
 }
 
 func commandLine(proc string) string {

@@ -82,3 +82,12 @@ func (r *Registry) Image(repoTag string) (v1.Image, error) {
 	}
 	return remote.Image(ref)
 }
+
+// Index fetches the index repository:tag.
+func (r *Registry) Index(repoTag string) (v1.ImageIndex, error) {
+	ref, err := name.ParseReference(r.Host + "/" + repoTag)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Index(ref)
+}

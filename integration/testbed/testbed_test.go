@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestCleanNamesWhatIsLeft(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "kiln-")
 	if err != nil {
 		t.Fatal(err)
@@ -47,10 +49,21 @@ func TestCleanNamesWhatIsLeft(t *testing.T) {
 	}
 }
 
-func TestProcessesSeesOtherMountNamespaces(t *testing.T) {
+// TestProcessesSeesSteps runs a process in a root like that of a step.
+func TestProcessesSeesSteps(t *testing.T) {
+	t.Parallel()
 	dir := Dir(t)
-	cmd := exec.Command("unshare", "--mount", "sh", "-c", "mount -t tmpfs none \"$D\" && echo ready && exec sleep 60")
-	cmd.Env = append(os.Environ(), "D="+dir)
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", `
+		mkdir -p lower/bin upper work root
+		cp "$(command -v busybox)" lower/bin/
+		mount -t overlay -o lowerdir="$PWD/lower,upperdir=$PWD/upper,workdir=$PWD/work" none root
+		cd root
+		mkdir old
+		pivot_root . old
+		/bin/busybox umount -l /old
+		/bin/busybox echo ready
+		exec /bin/busybox sleep 60`)
+	cmd.Dir = dir
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -62,16 +75,17 @@ func TestProcessesSeesOtherMountNamespaces(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	if _, err := out.Read(make([]byte, 1)); err != nil {
+	if _, err := io.ReadFull(out, make([]byte, len("ready"))); err != nil {
 		t.Fatal(err)
 	}
 	found, err := Processes(dir)
-	if err != nil || len(found) != 1 || !strings.HasSuffix(found[0], "sleep 60") {
+	if err != nil || len(found) != 1 {
 		t.Errorf("found %q, %v, want the sleep", found, err)
 	}
 }
 
 func TestImagesAreTheSameEveryTime(t *testing.T) {
+	t.Parallel()
 	one, err := Busybox()
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +102,7 @@ func TestImagesAreTheSameEveryTime(t *testing.T) {
 }
 
 func TestServers(t *testing.T) {
+	t.Parallel()
 	dir := Dir(t)
 	registry, err := StartRegistry(dir)
 	if err != nil {
@@ -117,6 +132,7 @@ func TestServers(t *testing.T) {
 }
 
 func TestServerThatEndsWhileStarting(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("sh", "-c", "echo no luck; exit 3")
 	_, err := serve(cmd, filepath.Join(Dir(t), "log"), func() error { return os.ErrNotExist })
 	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no luck") {
@@ -125,6 +141,7 @@ func TestServerThatEndsWhileStarting(t *testing.T) {
 }
 
 func TestServerThatEndsByItself(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("sleep", "0.1")
 	s, err := serve(cmd, filepath.Join(Dir(t), "log"), func() error { return nil })
 	if err != nil {
