@@ -16,7 +16,6 @@ import (
 	"github.com/kiln-build/kiln/plugin/status"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
-	"github.com/moby/buildkit/session/grpchijack"
 	"google.golang.org/grpc"
 )
 
@@ -122,23 +121,4 @@ func (s *Server) withServer(ctx context.Context) (context.Context, func()) {
 		stop()
 		cancel(nil)
 	}
-}
-
-// Session implements the Control service: the stream is a connection on which
-// the client is the server.
-func (s *Server) Session(stream controlapi.Control_SessionServer) error {
-	conn, closed, headers := grpchijack.Hijack(stream)
-	defer conn.Close()
-	ctx, end := s.withServer(stream.Context())
-	defer end()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-closed:
-			cancel(context.Canceled)
-		case <-ctx.Done():
-		}
-	}()
-	return s.cfg.Sessions.Serve(ctx, conn, headers)
 }

@@ -48,6 +48,7 @@ func vertexPB(v *event.Vertex) *controlapi.Vertex {
 func itemPB(s *event.Status) *controlapi.VertexStatus {
 	return &controlapi.VertexStatus{
 		ID:        text(s.ID),
+		Name:      text(verb(s.ID)),
 		Vertex:    s.Vertex.String(),
 		Current:   s.Current,
 		Total:     s.Total,
@@ -55,6 +56,15 @@ func itemPB(s *event.Status) *controlapi.VertexStatus {
 		Started:   timePB(s.Started),
 		Completed: timePB(s.Completed),
 	}
+}
+
+// verb is what is being done to an item: clients know "transferring" by it.
+func verb(id string) string {
+	verb, _, ok := strings.Cut(id, " ")
+	if !ok {
+		return ""
+	}
+	return verb
 }
 
 func logPB(l *event.Log, data []byte) *controlapi.VertexLog {
