@@ -230,9 +230,8 @@ func TestSendDirToHostileClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(s filesync.FileSend_DiffCopyServer, ids ...uint32) error {
-		var p types.Packet
-		for p.Type != types.PACKET_STAT || p.Stat != nil || p.Data != nil {
-			p.Reset()
+		for {
+			var p types.Packet
 			if err := s.RecvMsg(&p); err != nil {
 				return err
 			}

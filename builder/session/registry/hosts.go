@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
 )
 
 const (
@@ -40,7 +40,7 @@ func configureHosts(cfg Config, name string) ([]docker.RegistryHost, error) {
 			find := dockerconfig.HostDirFromRoot(dir)
 			if _, err := find(name); err == nil {
 				return dockerconfig.ConfigureHosts(context.Background(), dockerconfig.HostOptions{HostDir: find})(name)
-			} else if !isAbsent(err) {
+			} else if !errdefs.IsNotFound(err) {
 				return nil, err
 			}
 		}
@@ -114,8 +114,4 @@ func isThisMachine(name string) bool {
 	host = strings.Trim(host, "[]")
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-func isAbsent(err error) bool {
-	return os.IsNotExist(err) || strings.HasSuffix(err.Error(), "not found")
 }

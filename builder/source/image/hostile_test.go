@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -207,6 +208,26 @@ func TestSpoiltRest(t *testing.T) {
 	}
 	job, _ := jobFor()
 	if _, l, err := f.pull(f.op("docker-image://"+srv.Host+"/x:1", nil), job); err != nil || len(f.file(l, "a")) != 5000 {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestLayerAsConfig: a manifest may name anything that is on the machine.
+func TestLayerAsConfig(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	big := make([]byte, maxDocument+1)
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(big), Size: int64(len(big))}
+	if err := content.WriteBlob(f.leased(), f.store.Content, "big", bytes.NewReader(big), desc); err != nil {
+		t.Fatal(err)
+	}
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageConfig, Digest: desc.Digest, Size: 100,
+	}}
+	id := layoutSession(t, f, registrytest.Image{Manifest: encode(t, m), Type: m.MediaType})
+	job, _ := jobFor(id)
+	_, _, err := f.pull(f.op("oci-layout://mine@"+digest.FromBytes(encode(t, m)).String(), nil), job)
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "at most") {
 		t.Errorf("%v", err)
 	}
 }

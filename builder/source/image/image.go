@@ -59,15 +59,15 @@ type pinned struct {
 
 // pin finds out what the request means now.
 func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned, error) {
-	ctx, err := s.lease(s.cfg.Store.Context(ctx), req)
-	if err != nil {
-		return pinned{}, err
-	}
+	ctx = s.cfg.Store.Context(ctx)
 	from, err := s.remote(ctx, job, req)
 	if err != nil {
 		return pinned{}, err
 	}
-	p := &puller{blobs: &s.blobs, from: from, name: req.String(), platform: req.platform}
+	p := &puller{
+		blobs: &s.blobs, from: from, name: req.String(), platform: req.platform,
+		lease: func(ctx context.Context) (context.Context, error) { return s.lease(ctx, req) },
+	}
 	img, err := s.look(ctx, job, req, p)
 	if err != nil {
 		return pinned{}, err
@@ -83,7 +83,7 @@ func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned
 	return pinned{img, from}, nil
 }
 
-// lease gives a context that keeps the documents of the image for a while.
+// lease gives a context that keeps what is fetched of the image for a while.
 func (s *Source) lease(ctx context.Context, req request) (context.Context, error) {
 	if _, ok := leases.FromContext(ctx); ok {
 		return ctx, nil
@@ -123,6 +123,9 @@ func (s *Source) look(ctx context.Context, job schedule.Job, req request, p *pul
 	if err == nil {
 		img, err = p.find(ctx, root, req)
 	}
+	if err == nil {
+		err = s.vouch(ctx, p.from, root)
+	}
 	if err == nil || ctx.Err() != nil || req.mode != modeDefault || req.layout != nil {
 		return img, err
 	}
@@ -130,6 +133,18 @@ func (s *Source) look(ctx context.Context, job schedule.Job, req request, p *pul
 		return img, nil
 	}
 	return nil, err
+}
+
+// vouch notes that the image was had from there, see vouchedFor.
+func (s *Source) vouch(ctx context.Context, from remote, root ocispec.Descriptor) error {
+	info, err := s.cfg.Store.Content.Info(ctx, root.Digest)
+	if errdefs.IsNotFound(err) {
+		return nil // only its digest was wanted
+	}
+	if err != nil {
+		return err
+	}
+	return s.blobs.label(ctx, from, info)
 }
 
 // vouchedFor gives the root of an image that is asked for by digest, was had

@@ -141,7 +141,15 @@ func TestPinnedAndLocalNeedsNoRegistry(t *testing.T) {
 	if _, _, err := f.pull(f.op(ref, nil), job); err != nil {
 		t.Fatal(err)
 	}
+	srv.Push(nobody, "y", "1", registrytest.NewImage(t, amd64, files("a", "1")))
+	other := "docker-image://" + srv.Host + "/y@" + d.String()
+	if _, err := f.op(other, nil).Key(t.Context(), job); err != nil { // vouches for what is here already
+		t.Fatal(err)
+	}
 	srv.Stop()
+	if _, err := f.op(other, nil).Key(t.Context(), job); err != nil {
+		t.Errorf("another repository, registry is down: %v", err)
+	}
 	if _, l, err := f.pull(f.op(ref+"@"+d.String(), nil), job); err != nil || f.file(l, "a") != "1" {
 		t.Errorf("pinned, registry is down: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -28,6 +29,10 @@ type puller struct {
 	name     string // for errors
 	platform ocispec.Platform
 	progress event.Progress
+	// lease gives a context that keeps what is fetched with it. What is here
+	// already isn't kept: it would have to be written down each time, and can be
+	// had again.
+	lease func(context.Context) (context.Context, error)
 }
 
 // image is what a reference means on a platform.
@@ -60,8 +65,7 @@ func (i *image) limit(n int) error {
 	return nil
 }
 
-// find follows the root to the manifest of the platform and its config. What
-// it reads is kept by the lease that ctx carries.
+// find follows the root to the manifest of the platform and its config.
 func (p *puller) find(ctx context.Context, root ocispec.Descriptor, req request) (*image, error) {
 	img := &image{root: root}
 	if req.digestOnly {
@@ -154,12 +158,38 @@ func (p *puller) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 	if d.Size < 0 || d.Size > maxDocument {
 		return nil, fmt.Errorf("%s: %s has %d bytes, at most %d are read: %w", p.name, d.Digest, d.Size, maxDocument, errdefs.ErrInvalidArgument)
 	}
-	if err := p.blobs.ensure(ctx, p.from, d, p.progress); err != nil {
-		return nil, err
+	raw, err := p.readHere(ctx, d)
+	if errdefs.IsNotFound(err) {
+		raw, err = p.fetch(ctx, d)
 	}
-	raw, err := content.ReadBlob(ctx, p.blobs.store.Content, d)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s: %w", p.name, d.Digest, err)
 	}
 	return raw, nil
+}
+
+func (p *puller) fetch(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	ctx, err := p.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.blobs.ensure(ctx, p.from, d, p.progress); err != nil {
+		return nil, err
+	}
+	return p.readHere(ctx, d)
+}
+
+// readHere doesn't trust the descriptor's size: the blob may be any.
+func (p *puller) readHere(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	ra, err := p.blobs.store.Content.ReaderAt(ctx, ocispec.Descriptor{Digest: d.Digest})
+	if err != nil {
+		return nil, err
+	}
+	defer ra.Close()
+	if ra.Size() > maxDocument {
+		return nil, fmt.Errorf("it has %d bytes, at most %d are read: %w", ra.Size(), maxDocument, errdefs.ErrInvalidArgument)
+	}
+	raw := make([]byte, ra.Size())
+	_, err = io.ReadFull(content.NewReader(ra), raw)
+	return raw, err
 }
