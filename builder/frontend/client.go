@@ -38,14 +38,16 @@ func (c *client) BuildOpts() gwclient.BuildOpts {
 	return opts
 }
 
+// Inputs implements gwclient.Client. An input without a definition is an error:
+// frontends read files of inputs, and the empty tree has none.
 func (c *client) Inputs(context.Context) (map[string]llb.State, error) {
 	states := make(map[string]llb.State, len(c.inputs))
 	for name, def := range c.inputs {
-		st, err := toState(def)
+		op, err := llb.NewDefinitionOp(def)
 		if err != nil {
 			return nil, fmt.Errorf("input %s: %w", name, err)
 		}
-		states[name] = st
+		states[name] = llb.NewState(op)
 	}
 	return states, nil
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // Key implements schedule.Op. The digest is that of BuildKit's JSON for file
@@ -157,8 +156,8 @@ func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
 		Selector: digest.FromString(strings.Join(paths, "\x00")).String(),
 		Content: func(ctx context.Context, _ schedule.Job, r schedule.Result) (digest.Digest, error) {
 			l, _ := r.(*layer.Layer)
-			if l == nil {
-				return digestNothing(selectors)
+			if l == nil && wholes(selectors) {
+				return digestNothing(len(selectors)), nil
 			}
 			d, err := f.layers.Digest(ctx, l, selectors)
 			// Clients know the message by its shape.
@@ -167,21 +166,26 @@ func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
 				err = missing
 			}
 			if err != nil {
-				return "", fmt.Errorf("failed to calculate checksum of ref %s: %w", l.Name, err)
+				return "", fmt.Errorf("failed to calculate checksum of ref %s: %w", refName(l), err)
 			}
 			return d, nil
 		},
 	}
 }
 
-// digestNothing is the digest of selectors in the empty tree.
-func digestNothing(selectors []checksum.Selector) (digest.Digest, error) {
-	nothing := make([]string, len(selectors))
-	for i, s := range selectors {
-		if p := path.Join("/", s.Path); p != "/" {
-			return "", fmt.Errorf("%s: %w", p, unix.ENOENT)
-		}
-		nothing[i] = digest.FromBytes(nil).String()
+// wholes tells whether all selectors select the whole tree.
+func wholes(selectors []checksum.Selector) bool {
+	return !slices.ContainsFunc(selectors, func(s checksum.Selector) bool { return path.Join("/", s.Path) != "/" })
+}
+
+// digestNothing is BuildKit's digest of the empty tree, selected n times.
+func digestNothing(n int) digest.Digest {
+	return digest.FromString(strings.Join(slices.Repeat([]string{digest.FromBytes(nil).String()}, n), "\x00"))
+}
+
+func refName(l *layer.Layer) string {
+	if l == nil {
+		return "scratch"
 	}
-	return digest.FromString(strings.Join(nothing, "\x00")), nil
+	return l.Name
 }

@@ -3,7 +3,6 @@ package schedule
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/kiln-build/kiln/builder/cache"
@@ -11,6 +10,7 @@ import (
 	"github.com/kiln-build/kiln/builder/graph"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	digest "github.com/opencontainers/go-digest"
+	pkgerrors "github.com/pkg/errors"
 )
 
 // BuildConfig is what a build brings along.
@@ -131,7 +131,7 @@ func (b *Build) makePin(s *graph.Step, p *pin) {
 	defer close(p.done)
 	defer func() {
 		if r := recover(); r != nil {
-			p.err = fmt.Errorf("internal error: %v", r)
+			p.err = panicked(r)
 		}
 		if p.err != nil {
 			b.mu.Lock()
@@ -173,16 +173,20 @@ func (b *Build) count(id cache.ID) {
 	b.mu.Unlock()
 }
 
-// failed reports a step's failure and says in the error which step it was.
+// failed reports a step's failure and says in the error which step it was, and
+// for those who debug where it arrived.
 func (b *Build) failed(s *graph.Step, err error) error {
 	b.vertices.complete(s.Digest, err)
 	var known *bkerrdefs.VertexError
 	if errors.As(err, &known) {
 		return err
 	}
-	err = bkerrdefs.WrapVertex(err, s.Digest)
+	err = bkerrdefs.WrapVertex(pkgerrors.WithStack(err), s.Digest)
 	for _, loc := range s.Locations {
 		err = bkerrdefs.WithSource(err, &bkerrdefs.Source{Info: loc.Info, Ranges: loc.Ranges})
 	}
 	return err
 }
+
+// panicked is the error for a panic that was recovered, with its stack.
+func panicked(value any) error { return pkgerrors.Errorf("internal error: %v", value) }

@@ -109,7 +109,7 @@ func (p *plan) job(n *node, f func() (func() error, error)) {
 		a := answer{node: n}
 		defer func() {
 			if r := recover(); r != nil {
-				a.err = fmt.Errorf("internal error: %v", r)
+				a.err = panicked(r)
 			}
 			p.answers <- a
 		}()

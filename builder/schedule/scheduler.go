@@ -137,7 +137,7 @@ func (s *Scheduler) execute(ctx context.Context, r *run, w work) {
 	}()
 	defer func() {
 		if p := recover(); p != nil {
-			r.err = fmt.Errorf("internal error in step %q: %v", w.step.Meta.Name, p)
+			r.err = fmt.Errorf("step %q: %w", w.step.Meta.Name, panicked(p))
 		}
 	}()
 	r.results, r.err = s.runStep(ctx, r, w)

@@ -217,3 +217,12 @@ func TestAFailingLogEndsReadersNotTheBuild(t *testing.T) {
 		t.Error("Follow: no error")
 	}
 }
+
+func TestItemsHaveAVerb(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]string{"transferring ctx:": "transferring", "sha256:00": "", "": ""} {
+		if got := itemPB(&event.Status{ID: id}).Name; got != want {
+			t.Errorf("%q: got %q, want %q", id, got, want)
+		}
+	}
+}
