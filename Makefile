@@ -10,7 +10,7 @@ BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl gotestsum
 CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := runc buildkitd buildctl registry
-DEMO_TOOLS  := runc registry
+DEMO_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry
 MORE_TOOLS  := buildkitd buildx golangci-lint benchstat
 ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
 
