@@ -52,11 +52,11 @@ func TestUnixSockets(t *testing.T) {
 	// A process that was killed leaves its socket.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	l, err = listenUnix(path, "")
+	again, err := listenUnix(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
+	again.Close()
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
 	}

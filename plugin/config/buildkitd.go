@@ -3,8 +3,6 @@ package config
 import (
 	"fmt"
 	"path/filepath"
-
-	"github.com/spf13/pflag"
 )
 
 // bkFile is buildkitd's configuration file. Its flags set the same fields.
@@ -136,11 +134,13 @@ func bkDefault(env Environment) bkFile {
 // missing is the same as an empty one, and keys that mean nothing give warnings
 // only: configurations outlive the versions they were made for.
 func parseBuildkitd(args []string, env Environment) (Config, []string, error) {
-	extra := pflag.NewFlagSet("", pflag.ContinueOnError)
-	name := extra.String("config", filepath.Join(env.paths("buildkit").config, "buildkitd.toml"), "path to the configuration `FILE`")
+	extra, name := configFlag()
 	flags, err := parseFlags(buildkitd, extra, args)
 	if err != nil {
 		return Config{}, nil, err
+	}
+	if *name == "" {
+		*name = filepath.Join(env.paths("buildkit").config, "buildkitd.toml")
 	}
 	f := bkDefault(env)
 	unknown, err := readFile(*name, &f)
@@ -163,5 +163,4 @@ const buildkitdHelp = `buildkitd builds container images. This is kilnd, with th
 Usage: buildkitd [FLAGS]
 
 Flags:
-      --config FILE                                path to the configuration FILE
 `

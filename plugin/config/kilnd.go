@@ -59,10 +59,15 @@ func withVariables(prefix string, settings []setting[Config]) []setting[Config] 
 	return settings
 }
 
+// configFlag is the flag that has no key in the file.
+func configFlag() (*pflag.FlagSet, *string) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	return flags, flags.String("config", "", "read settings from the TOML `FILE`")
+}
+
 func parseKilnd(args []string, env Environment) (Config, error) {
 	c := Default(env)
-	extra := pflag.NewFlagSet("", pflag.ContinueOnError)
-	file := extra.String("config", "", "read settings from the TOML `FILE`")
+	extra, file := configFlag()
 	flags, err := parseFlags(kilnd, extra, args)
 	if err != nil {
 		return c, err
@@ -106,5 +111,4 @@ and a key in the configuration file. Flags go before variables, and these before
 the file.
 
 Flags:
-      --config FILE                   read settings from the TOML FILE
 `

@@ -61,8 +61,12 @@ func wantsVersion(args []string) bool {
 }
 
 func help(program string) string {
+	flags, _ := configFlag()
+	flags.SortFlags = false
 	if program == "buildkitd" {
-		return buildkitdHelp + flagSet(buildkitd, given{}).FlagUsages()
+		flags.AddFlagSet(flagSet(buildkitd, given{}))
+		return buildkitdHelp + flags.FlagUsages()
 	}
-	return kilndHelp + flagSet(kilnd, given{}).FlagUsages()
+	flags.AddFlagSet(flagSet(kilnd, given{}))
+	return kilndHelp + flags.FlagUsages()
 }

@@ -48,9 +48,13 @@ func flagSet[T any](settings []setting[T], values given) *pflag.FlagSet {
 	flags.SortFlags = false
 	flags.Usage = func() {}
 	for _, s := range settings {
-		f := flags.VarPF(recorder{values, s.flag}, s.flag, "", s.usage)
-		f.Hidden = s.hidden
+		r := recorder{values: values, flag: s.flag}
 		if !strings.Contains(s.usage, "`") {
+			r.kind = "bool"
+		}
+		f := flags.VarPF(r, s.flag, "", s.usage)
+		f.Hidden = s.hidden
+		if r.kind == "bool" {
 			f.NoOptDefVal = "true"
 		}
 	}
@@ -61,11 +65,12 @@ func flagSet[T any](settings []setting[T], values given) *pflag.FlagSet {
 type recorder struct {
 	values given
 	flag   string
+	kind   string // for the help: bool, or whatever the usage says
 }
 
 func (r recorder) String() string { return "" }
 
-func (r recorder) Type() string { return "" }
+func (r recorder) Type() string { return r.kind }
 
 func (r recorder) Set(s string) error {
 	r.values[r.flag] = append(r.values[r.flag], s)
