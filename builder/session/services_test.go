@@ -296,7 +296,7 @@ func (echoAgent) ForwardAgent(s sshforward.SSH_ForwardAgentServer) error {
 	for {
 		m, err := s.Recv()
 		if err != nil {
-			return nil
+			return err
 		}
 		if err := s.Send(&sshforward.BytesMessage{Data: bytes.ToUpper(m.Data)}); err != nil {
 			return err

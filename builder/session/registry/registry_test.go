@@ -2,10 +2,14 @@ package registry_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -273,6 +277,50 @@ func TestTLS(t *testing.T) {
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
+	}
+}
+
+func TestClientCertificate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := registrytest.KeyPair(t, dir)
+	pem, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(dir, "ca.crt")
+	if err := os.WriteFile(ca, pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	const manifest = `{"schemaVersion":2}`
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		w.Header().Set("Docker-Content-Digest", digest.FromString(manifest).String())
+		fmt.Fprint(w, manifest)
+	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+	srv.StartTLS()
+	defer srv.Close()
+	name := strings.TrimPrefix(srv.URL, "https://")
+	no := false
+	for what, h := range map[string]registry.Host{
+		"key pair":  {CA: []string{ca}, KeyPairs: []registry.KeyPair{{Cert: cert, Key: key}}},
+		"directory": {TLSDirs: []string{dir}},
+		"":          {CA: []string{ca}},
+	} {
+		h.HTTP = &no
+		r := registry.New(registry.Config{Retry: quick, Hosts: map[string]registry.Host{name: h}}, session.NewManager())
+		if _, err := pull(t.Context(), r, nil, name+"/a:1"); (err == nil) != (what != "") {
+			t.Errorf("%q: %v", what, err)
+		}
+		r.Close()
 	}
 }
 

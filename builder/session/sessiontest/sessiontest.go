@@ -58,7 +58,7 @@ func serve(t testing.TB, m *session.Manager) bksession.Dialer {
 	}
 	srv := grpc.NewServer()
 	controlapi.RegisterControlServer(srv, &control{m: m})
-	go srv.Serve(l)
+	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(srv.Stop)
 	cc, err := grpc.NewClient("unix://"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -30,16 +30,25 @@ func (b *blobs) transfer(ctx context.Context, from remote, desc ocispec.Descript
 	defer release()
 	item := progress.Begin(desc.Digest.String())
 	defer item.Done()
-	resumed, err := b.write(ctx, from, desc, item)
+	d := download{from, desc, item}
+	resumed, err := b.write(ctx, d)
 	if resumed && errdefs.IsFailedPrecondition(err) {
-		_, err = b.write(ctx, from, desc, item)
+		_, err = b.write(ctx, d)
 	}
 	return err
 }
 
+// download is a blob on its way.
+type download struct {
+	from remote
+	desc ocispec.Descriptor
+	item *event.Item
+}
+
 // write fetches a blob into the store, where it is checked. What is wrong is
 // not kept.
-func (b *blobs) write(ctx context.Context, from remote, desc ocispec.Descriptor, item *event.Item) (resumed bool, err error) {
+func (b *blobs) write(ctx context.Context, d download) (resumed bool, err error) {
+	desc := d.desc
 	ref := remotes.MakeRefKey(ctx, desc)
 	w, err := content.OpenWriter(ctx, b.store.Content, content.WithRef(ref), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
@@ -53,10 +62,10 @@ func (b *blobs) write(ctx context.Context, from remote, desc ocispec.Descriptor,
 	if err != nil {
 		return false, fmt.Errorf("store blob %s: %w", desc.Digest, err)
 	}
-	if err := fill(ctx, w, from, desc, st.Offset, item); err != nil {
+	if err := d.fill(ctx, w, st.Offset); err != nil {
 		return false, err
 	}
-	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(from.labels(nil)))
+	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(d.from.labels(nil)))
 	if err == nil || errdefs.IsAlreadyExists(err) {
 		return false, nil
 	}
@@ -71,9 +80,9 @@ func (b *blobs) write(ctx context.Context, from remote, desc ocispec.Descriptor,
 
 // fill copies the rest of a blob, in several attempts if need be. An attempt
 // that has brought something doesn't count.
-func fill(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor, offset int64, item *event.Item) error {
-	for failed := 0; offset < desc.Size; {
-		n, err := copyFrom(ctx, w, from, desc, offset, item)
+func (d download) fill(ctx context.Context, w io.Writer, offset int64) error {
+	for failed := 0; offset < d.desc.Size; {
+		n, err := d.copyFrom(ctx, w, offset)
 		offset += n
 		if err == nil {
 			break
@@ -83,7 +92,7 @@ func fill(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor
 		}
 		failed++
 		if ctx.Err() != nil || failed >= transferAttempts || !errors.Is(err, errBroken) {
-			return fmt.Errorf("blob %s: %w", desc.Digest, err)
+			return fmt.Errorf("blob %s: %w", d.desc.Digest, err)
 		}
 		if !sleep(ctx, failed) {
 			return context.Cause(ctx)
@@ -93,27 +102,28 @@ func fill(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor
 }
 
 // copyFrom copies from the offset to the end and says how much that was.
-func copyFrom(ctx context.Context, w io.Writer, from remote, desc ocispec.Descriptor, offset int64, item *event.Item) (copied int64, err error) {
-	rc, err := from.open(ctx, desc, offset)
+func (d download) copyFrom(ctx context.Context, w io.Writer, offset int64) (copied int64, err error) {
+	size := d.desc.Size
+	rc, err := d.from.open(ctx, d.desc, offset)
 	if err != nil {
 		return 0, err
 	}
 	defer rc.Close()
 	buf := make([]byte, 256<<10)
-	for offset+copied < desc.Size {
-		n, rerr := rc.Read(buf[:min(int64(len(buf)), desc.Size-offset-copied)])
+	for offset+copied < size {
+		n, rerr := rc.Read(buf[:min(int64(len(buf)), size-offset-copied)])
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return copied, fmt.Errorf("store: %w", err)
 			}
 			copied += int64(n)
-			item.Set(offset+copied, desc.Size)
+			d.item.Set(offset+copied, size)
 		}
 		switch {
 		case ctx.Err() != nil:
 			return copied, context.Cause(ctx)
-		case rerr != nil && offset+copied < desc.Size:
-			return copied, fmt.Errorf("%w after %d of %d bytes: %w", errBroken, offset+copied, desc.Size, rerr)
+		case rerr != nil && offset+copied < size:
+			return copied, fmt.Errorf("%w after %d of %d bytes: %w", errBroken, offset+copied, size, rerr)
 		}
 	}
 	return copied, nil

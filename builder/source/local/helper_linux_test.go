@@ -9,7 +9,7 @@ import (
 
 func inode(fi os.FileInfo) (ino, links uint64) {
 	st := fi.Sys().(*syscall.Stat_t)
-	return st.Ino, uint64(st.Nlink)
+	return st.Ino, st.Nlink
 }
 
 func xattrs(t *testing.T, p string) []string {

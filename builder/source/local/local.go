@@ -113,15 +113,19 @@ func (o *op) Run(ctx context.Context, _ schedule.Job, _ []schedule.Result) ([]sc
 		return []schedule.Result{l}, nil
 	}
 	ctx = o.s.cfg.Store.Context(ctx)
-	if id, ok := leases.FromContext(ctx); ok {
+	lease, ok := leases.FromContext(ctx)
+	if ok {
 		r := leases.Resource{ID: l.Name, Type: "snapshots/" + o.s.cfg.Store.Snapshotter}
-		if err := o.s.cfg.Store.Leases.AddResource(ctx, leases.Lease{ID: id}, r); err != nil {
+		if err := o.s.cfg.Store.Leases.AddResource(ctx, leases.Lease{ID: lease}, r); err != nil {
 			return nil, fmt.Errorf("keep local source %s: %w", o.req.Name, err)
 		}
 	}
 	l, err := o.s.cfg.Layers.Open(ctx, l.Name) // it is still there
 	if err != nil {
 		return nil, fmt.Errorf("local source %s: %w", o.req.Name, err)
+	}
+	for _, part := range l.Chain() {
+		part.Lease = lease
 	}
 	return []schedule.Result{l}, nil
 }

@@ -56,7 +56,9 @@ func Layer(t testing.TB, files map[string]string) (plain, packed []byte) {
 	}
 	tw.Close()
 	zw := gzip.NewWriter(&z)
-	zw.Write(b.Bytes())
+	if _, err := zw.Write(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
 	zw.Close()
 	return b.Bytes(), z.Bytes()
 }
@@ -103,15 +105,17 @@ func (s *Server) Push(as Login, repo, tag string, img Image) digest.Digest {
 	if tag == "" {
 		tag = img.Digest().String()
 	}
-	s.do(as, http.MethodPut, s.URL+"/v2/"+repo+"/manifests/"+tag, img.Type, img.Manifest, http.StatusCreated)
+	req := s.request(http.MethodPut, s.URL+"/v2/"+repo+"/manifests/"+tag, img.Manifest)
+	req.Header.Set("Content-Type", img.Type)
+	s.do(as, req, http.StatusCreated)
 	return img.Digest()
 }
 
 // PushBlob pushes a blob under its digest.
 func (s *Server) PushBlob(as Login, repo string, d digest.Digest, b []byte) {
 	s.t.Helper()
-	resp := s.do(as, http.MethodPost, s.URL+"/v2/"+repo+"/blobs/uploads/", "", nil, http.StatusAccepted)
-	u, err := url.Parse(resp.Header.Get("Location"))
+	answer := s.do(as, s.request(http.MethodPost, s.URL+"/v2/"+repo+"/blobs/uploads/", nil), http.StatusAccepted)
+	u, err := url.Parse(answer.Get("Location"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -119,63 +123,70 @@ func (s *Server) PushBlob(as Login, repo string, d digest.Digest, b []byte) {
 	q.Set("digest", d.String())
 	u.RawQuery = q.Encode()
 	base, _ := url.Parse(s.URL)
-	s.do(as, http.MethodPut, base.ResolveReference(u).String(), "application/octet-stream", b, http.StatusCreated)
+	req := s.request(http.MethodPut, base.ResolveReference(u).String(), b)
+	req.Header.Set("Content-Type", "application/octet-stream")
+	s.do(as, req, http.StatusCreated)
 }
 
-func (s *Server) do(as Login, method, u, contentType string, body []byte, want int) *http.Response {
-	s.t.Helper()
-	resp := s.send(as, method, u, contentType, body, "")
-	if resp.StatusCode == http.StatusUnauthorized {
-		resp = s.send(as, method, u, contentType, body, s.authorize(as, resp))
-	}
-	text, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if resp.StatusCode != want {
-		s.t.Fatalf("%s %s: %s: %s", method, u, resp.Status, text)
-	}
-	return resp
-}
-
-func (s *Server) send(as Login, method, u, contentType string, body []byte, authorization string) *http.Response {
+func (s *Server) request(method, u string, body []byte) *http.Request {
 	s.t.Helper()
 	req, err := http.NewRequest(method, u, bytes.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
-	}
+	return req
+}
+
+// do sends a request, a second time with a token if need be, and gives the
+// answer's header.
+func (s *Server) do(as Login, req *http.Request, want int) http.Header {
+	s.t.Helper()
 	if as.User != "" {
 		req.SetBasicAuth(as.User, as.Password)
 	}
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+	status, header, text := s.send(req)
+	if challenge := header.Get("WWW-Authenticate"); status == http.StatusUnauthorized && strings.HasPrefix(challenge, "Bearer ") {
+		req.Header.Set("Authorization", "Bearer "+s.token(as, challenge))
+		status, header, text = s.send(req)
+	}
+	if status != want {
+		s.t.Fatalf("%s %s: status %d: %s", req.Method, req.URL, status, text)
+	}
+	return header
+}
+
+func (s *Server) send(req *http.Request) (status int, header http.Header, text []byte) {
+	s.t.Helper()
+	if body, err := req.GetBody(); err == nil {
+		req.Body = body
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return resp
+	defer resp.Body.Close()
+	if text, err = io.ReadAll(resp.Body); err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, text
 }
 
-// authorize gets the token that a response asks for.
-func (s *Server) authorize(as Login, resp *http.Response) string {
+// token gets the token that a challenge asks for.
+func (s *Server) token(as Login, challenge string) string {
 	s.t.Helper()
-	resp.Body.Close()
 	p := map[string]string{}
-	_, params, _ := strings.Cut(resp.Header.Get("WWW-Authenticate"), " ")
-	for _, kv := range strings.Split(params, `",`) {
+	for _, kv := range strings.Split(strings.TrimPrefix(challenge, "Bearer "), `",`) {
 		k, v, _ := strings.Cut(kv, "=")
 		p[k] = strings.Trim(v, `"`)
 	}
-	u := p["realm"] + "?" + url.Values{"service": {p["service"]}, "scope": {p["scope"]}}.Encode()
-	t := s.send(as, http.MethodGet, u, "", nil, "")
-	defer t.Body.Close()
+	req := s.request(http.MethodGet, p["realm"]+"?"+url.Values{"service": {p["service"]}, "scope": {p["scope"]}}.Encode(), nil)
+	req.SetBasicAuth(as.User, as.Password)
+	_, _, text := s.send(req)
 	var answer struct{ Token string }
-	if err := json.NewDecoder(t.Body).Decode(&answer); err != nil {
+	if err := json.Unmarshal(text, &answer); err != nil {
 		s.t.Fatal(err)
 	}
-	return "Bearer " + answer.Token
+	return answer.Token
 }
 
 func encode(t testing.TB, v any) []byte {

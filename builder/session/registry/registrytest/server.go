@@ -165,16 +165,27 @@ func htpasswd(t testing.TB, dir string, users map[string]string) string {
 
 // makeCert also has the server's own client trust it.
 func (s *Server) makeCert(dir string) (cert, key string) {
-	certPEM, keyPEM, _ := selfSigned(s.t)
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, data := range map[string][]byte{cert: certPEM, key: keyPEM} {
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			s.t.Fatal(err)
-		}
+	cert, key = KeyPair(s.t, dir)
+	pem, err := os.ReadFile(cert)
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	s.CA = cert
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(certPEM)
+	pool.AppendCertsFromPEM(pem)
 	s.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	return cert, key
+}
+
+// KeyPair writes a certificate for this machine, which signs itself and is
+// good for servers and clients, into the directory, and its key.
+func KeyPair(t testing.TB, dir string) (cert, key string) {
+	certPEM, keyPEM, _ := selfSigned(t)
+	cert, key = filepath.Join(dir, "pair.cert"), filepath.Join(dir, "pair.key")
+	for file, data := range map[string][]byte{cert: certPEM, key: keyPEM} {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return cert, key
 }
