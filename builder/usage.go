@@ -124,6 +124,9 @@ func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed fu
 	if !any {
 		return nil
 	}
+	if err := b.layers.Settle(); err != nil {
+		return err
+	}
 	return b.cfg.Store.GC(ctx)
 }
 

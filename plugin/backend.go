@@ -32,11 +32,29 @@ func openStore(ctx context.Context, cfg config.Config) (*store.Store, error) {
 		}
 		log.G(ctx).Infof("no containerd on %s, using an embedded one", cfg.Containerd.Address)
 	}
-	return embedded.Open(ctx, embedded.Config{
-		Root:        filepath.Join(cfg.Root, "containerd"),
+	return openEmbedded(ctx, cfg)
+}
+
+// openEmbedded opens the store below the daemon's root. Closing it makes it
+// outlast a restart of the machine.
+func openEmbedded(ctx context.Context, cfg config.Config) (*store.Store, error) {
+	root := filepath.Join(cfg.Root, "containerd")
+	st, err := embedded.Open(ctx, embedded.Config{
+		Root:        root,
 		Namespace:   cfg.Containerd.Namespace,
 		Snapshotter: cfg.Snapshotter,
 	})
+	if err != nil {
+		return nil, err
+	}
+	end := st.Close
+	st.Close = func() error {
+		if err := end(); err != nil {
+			return err
+		}
+		return embedded.MarkClean(root)
+	}
+	return st, nil
 }
 
 func openHost(ctx context.Context, cfg config.Config) (*store.Store, error) {

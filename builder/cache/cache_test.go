@@ -100,6 +100,34 @@ func TestOpenDamaged(t *testing.T) {
 	}
 }
 
+// TestOpenAfterCrash: what was open when the machine went down isn't trusted;
+// what was closed is, and what only the process left open.
+func TestOpenAfterCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cache.db")
+	tab := open(t, path)
+	if err := tab.Put(Record{ID: "a"}, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tab.db.Close(); err != nil { // the process was killed
+		t.Fatal(err)
+	}
+	tab = open(t, path)
+	if lookup(t, tab, "a") != "a" {
+		t.Error("a killed process cost the table")
+	}
+	if err := tab.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".open", []byte("another boot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tab = open(t, path)
+	defer tab.Close()
+	if lookup(t, tab, "a") != "" {
+		t.Error("the table is trusted after a crash of the machine")
+	}
+}
+
 func TestKeys(t *testing.T) {
 	a := []Input{{Record: "r", Output: 1, Selector: "s"}}
 	seen := map[Key]string{}

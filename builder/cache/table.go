@@ -25,10 +25,11 @@ var (
 )
 
 // Table is the table of keys and records, in a database of its own. It is safe
-// for concurrent use. Writes aren't synced to disk: after a crash of the
-// machine the table must be deleted, after one of the process it is whole.
+// for concurrent use. Writes aren't synced to disk: a crash of the process
+// leaves the table whole, after one of the machine it is dropped.
 type Table struct {
-	db *bolt.DB
+	db   *bolt.DB
+	mark mark
 
 	mu    sync.Mutex
 	inUse map[ID]int
@@ -42,8 +43,13 @@ type use struct {
 }
 
 // Open opens the table in a file, which it makes where there is none. A file
-// that is damaged is replaced by an empty table.
+// that is damaged, or may be after a crash of the machine, is replaced by an
+// empty table.
 func Open(path string) (*Table, error) {
+	m := mark(path + ".open")
+	if err := m.set(path); err != nil {
+		return nil, fmt.Errorf("cache table %s: %w", path, err)
+	}
 	db, err := openDB(path)
 	if damaged(err) {
 		if err := os.Remove(path); err != nil {
@@ -54,7 +60,7 @@ func Open(path string) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache table %s: %w", path, err)
 	}
-	return &Table{db: db, inUse: map[ID]int{}, used: map[ID]use{}}, nil
+	return &Table{db: db, mark: m, inUse: map[ID]int{}, used: map[ID]use{}}, nil
 }
 
 func damaged(err error) bool {
@@ -84,7 +90,10 @@ func openDB(path string) (*bolt.DB, error) {
 // Close writes what is pending and closes the database.
 func (t *Table) Close() error {
 	err := t.flush()
-	return errors.Join(err, t.db.Sync(), t.db.Close())
+	if err := errors.Join(err, t.db.Sync(), t.db.Close()); err != nil {
+		return err
+	}
+	return t.mark.clear()
 }
 
 // Lookup returns the record that the key leads to, "" where there is none, and
