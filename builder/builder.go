@@ -45,8 +45,8 @@ type Config struct {
 	MaxParallelism int
 	CgroupParent   string
 	// Policies are what Collect removes.
-	Policies       []cache.Policy
-	Frontends      map[string]frontend.Func
+	Policies  []cache.Policy
+	Frontends map[string]frontend.Func
 }
 
 // Builder builds. It is safe for concurrent use.
@@ -98,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 		return nil, err
 	}
 	undo = append(undo, func() { table.Close() })
-	b.records = &records{Table: table, store: cfg.Store, layers: b.layers, owner: b.id}
+	b.records = &records{Table: table, store: cfg.Store, layers: b.layers, owner: b.id, failed: map[cache.ID][]func(){}}
 	if err = b.records.reconcile(ctx); err != nil {
 		return nil, err
 	}

@@ -32,7 +32,10 @@ func (b *Builder) usage(ctx context.Context) ([]cache.Usage, error) {
 	}
 	slices.SortFunc(recs, func(x, y cache.Record) int { return x.Created.Compare(y.Created) })
 	seen := map[leases.Resource]bool{}
-	all := make([]cache.Usage, 0, len(recs))
+	all, err := b.contexts(ctx, seen)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range recs {
 		size, err := b.size(ctx, r.ID, seen)
 		if err != nil {
@@ -49,6 +52,26 @@ func (b *Builder) usage(ctx context.Context) ([]cache.Usage, error) {
 			u.LastUsed = &r.LastUsed
 		}
 		all = append(all, u)
+	}
+	return all, nil
+}
+
+// contexts lists the directories of clients that are kept for the next build,
+// and notes their layers as seen.
+func (b *Builder) contexts(ctx context.Context, seen map[leases.Resource]bool) ([]cache.Usage, error) {
+	kept, err := b.sources.Local.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []cache.Usage
+	for _, k := range kept {
+		for _, name := range k.Layers {
+			seen[leases.Resource{Type: "snapshots/" + b.cfg.Store.Snapshotter, ID: name}] = true
+		}
+		all = append(all, cache.Usage{
+			ID: k.Key, Mutable: true, InUse: k.InUse, Size: k.Size, Created: k.Created, LastUsed: &k.Used,
+			Description: "local source for " + k.Name, Type: cache.Local,
+		})
 	}
 	return all, nil
 }
@@ -110,7 +133,7 @@ func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed fu
 			return err
 		}
 		for _, u := range chosen {
-			err := b.records.remove(ctx, cache.ID(u.ID))
+			err := b.remove(ctx, u)
 			if errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) {
 				continue
 			}
@@ -128,6 +151,13 @@ func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed fu
 		return err
 	}
 	return b.cfg.Store.GC(ctx)
+}
+
+func (b *Builder) remove(ctx context.Context, u cache.Usage) error {
+	if u.Type == cache.Local && u.Mutable {
+		return b.sources.Local.Remove(ctx, u.ID)
+	}
+	return b.records.remove(ctx, cache.ID(u.ID))
 }
 
 // disk measures the filesystem that the builder's directory is on.
