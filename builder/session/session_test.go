@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -230,3 +231,30 @@ type nothing struct{}
 func (nothing) Register(*grpc.Server) {}
 
 var _ bksession.Attachable = nothing{}
+
+// TestNothingIsLeft isn't parallel: it counts goroutines.
+func TestNothingIsLeft(t *testing.T) {
+	m := session.NewManager()
+	before := runtime.NumGoroutine()
+	t.Run("sessions", func(t *testing.T) {
+		for range 20 {
+			c, stop := sessiontest.Open(t, m, "", secretsprovider.FromMap(map[string][]byte{"a": []byte("b")}))
+			if _, err := c.Secret(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			<-c.Done()
+		}
+	})
+	deadline := time.Now().Add(20 * time.Second)
+	for runtime.NumGoroutine() > before+2 {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if ids := m.IDs(); len(ids) != 0 {
+		t.Errorf("sessions are left: %v", ids)
+	}
+}
