@@ -7,11 +7,11 @@ BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 # Programs that the tests, and more programs that the other targets, run. What
 # they are is pinned by tools/*/go.mod.
-TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl gotestsum
+TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl buildx gotestsum
 CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := runc buildkitd buildctl registry
 DEMO_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry
-MORE_TOOLS  := buildkitd buildx golangci-lint benchstat
+MORE_TOOLS  := buildkitd golangci-lint benchstat
 ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
 
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
