@@ -59,7 +59,7 @@ func announced(st *stream, req request) ([]entry, error) {
 }
 
 // hand gives a kept transfer to the build, which has it until its session ends.
-func (s *Source) hand(ctx context.Context, c *session.Client, k *kept, how news) (*result, error) {
+func (s *Source) hand(ctx context.Context, c *session.Client, k *kept) (*result, error) {
 	tree, digest, err := k.index.checksums(ctx)
 	if err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (s *Source) hand(ctx context.Context, c *session.Client, k *kept, how news)
 	}
 	s.cfg.Layers.SetTree(k.layer.Name, tree)
 	s.shelf.lend(k, c)
-	return &result{layer: k.layer, digest: digest, news: how}, nil
+	return &result{layer: k.layer, digest: digest}, nil
 }
 
 // transfer is one on its way.
@@ -88,13 +88,13 @@ func (t *transfer) run(ctx context.Context, c *session.Client) (*result, error) 
 		if err := t.nothingMissing(); err != nil {
 			return nil, err
 		}
-		return t.s.hand(ctx, c, t.previous, unchanged)
+		return t.s.hand(ctx, c, t.previous)
 	}
 	if len(t.entries) == 0 {
 		if err := t.nothingMissing(); err != nil {
 			return nil, err
 		}
-		return t.s.hand(ctx, c, &kept{index: &index{}}, changed)
+		return t.s.hand(ctx, c, &kept{index: &index{}})
 	}
 	lease, err := t.s.shelf.newLease(ctx, t.full)
 	if err != nil {
@@ -111,7 +111,7 @@ func (t *transfer) run(ctx context.Context, c *session.Client) (*result, error) 
 	if err != nil {
 		return nil, err
 	}
-	return t.s.hand(ctx, c, k, changed)
+	return t.s.hand(ctx, c, k)
 }
 
 func (t *transfer) nothingMissing() error {
