@@ -37,7 +37,8 @@ type Config struct {
 	Entitlements []string
 	Limits       status.Limits
 	Version      Version
-	// Ended is told of each build that ended.
+	// Ended is told of each build that ended, but for those that clients make
+	// only to learn what the daemon can do.
 	Ended func(*controlapi.BuildHistoryRecord)
 }
 

@@ -2,9 +2,8 @@ package control
 
 import (
 	"context"
-	"slices"
-
 	"maps"
+	"slices"
 
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/plugin/history"

@@ -17,9 +17,10 @@ const linger = 10 * time.Second
 
 // run is a build that runs, or has just ended.
 type run struct {
-	ref    string
-	build  *history.Build
-	stream *status.Stream
+	ref      string
+	internal bool // the client asks for itself, no user for a build
+	build    *history.Build
+	stream   *status.Stream
 
 	// These belong to runs.mu.
 	readers int

@@ -111,4 +111,3 @@ func (*streamConn) RemoteAddr() net.Addr { return streamAddr{} }
 func (*streamConn) SetDeadline(time.Time) error      { return nil }
 func (*streamConn) SetReadDeadline(time.Time) error  { return nil }
 func (*streamConn) SetWriteDeadline(time.Time) error { return nil }
-

@@ -63,7 +63,7 @@ func (s *Server) begin(req *controlapi.SolveRequest, rec *controlapi.BuildHistor
 		s.runs.release(req.Ref)
 		return nil, err
 	}
-	n := &run{ref: req.Ref, build: b, stream: status.New(b.Log(), s.cfg.Limits)}
+	n := &run{ref: req.Ref, internal: req.Internal, build: b, stream: status.New(b.Log(), s.cfg.Limits)}
 	s.runs.begin(n)
 	return n, nil
 }
@@ -96,7 +96,7 @@ func (s *Server) finish(ctx context.Context, n *run, rec *controlapi.BuildHistor
 		log.G(ctx).WithError(err).Warnf("build %s: it is not recorded", n.ref)
 	}
 	s.runs.end(n)
-	if s.cfg.Ended != nil {
+	if s.cfg.Ended != nil && !n.internal {
 		s.cfg.Ended(rec)
 	}
 }

@@ -14,11 +14,10 @@ import (
 
 // Build is a build that runs. Exactly one of Complete and Discard ends it.
 type Build struct {
-	h      *History
-	ref    string
-	dir    string // "" where nothing is recorded
-	log    *os.File
-	closed bool
+	h   *History
+	ref string
+	dir string // "" where nothing is recorded
+	log *os.File
 }
 
 // Begin announces a build: listeners are told and see it among the running
