@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,16 +65,16 @@ func TestBrokenRuntime(t *testing.T) {
 type namespaces struct {
 	t     *testing.T
 	name  string
-	taken []string
+	taken []sandbox.NetworkRequest
 	open  int
 	fail  error
 }
 
-func (n *namespaces) New(_ context.Context, hostname string) (sandbox.NetworkNamespace, error) {
+func (n *namespaces) New(_ context.Context, req sandbox.NetworkRequest) (sandbox.NetworkNamespace, error) {
 	if n.fail != nil {
 		return nil, n.fail
 	}
-	n.taken = append(n.taken, hostname)
+	n.taken = append(n.taken, req)
 	n.open++
 	return namespace{n}, nil
 }
@@ -111,10 +112,11 @@ func TestNetworkProvider(t *testing.T) {
 			t.Errorf("network %v: error %v, addresses:\n%s", c.mode, err, got)
 		}
 	}
-	s.Network, s.Args = sandbox.NetworkDefault, []string{"/nothing"}
+	s.Network, s.Args, s.Hostname, s.Security = sandbox.NetworkDefault, []string{"/nothing"}, "", sandbox.Insecure
 	collect(t.Context(), r, s) //nolint:errcheck // it fails on purpose
-	if got := strings.Join(nets.taken, " "); got != "me me" || nets.open != 0 {
-		t.Errorf("taken for %q, %d not given back", got, nets.open)
+	want := []sandbox.NetworkRequest{{Hostname: "me"}, {Exclusive: true}}
+	if !slices.Equal(nets.taken, want) || nets.open != 0 {
+		t.Errorf("taken for %v, want %v; %d not given back", nets.taken, want, nets.open)
 	}
 	nets.fail = errors.New("none left")
 	if _, err := collect(t.Context(), r, s); !errors.Is(err, nets.fail) {

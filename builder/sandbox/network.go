@@ -7,9 +7,17 @@ import (
 
 // NetworkProvider gives the network of processes that ask for NetworkDefault.
 type NetworkProvider interface {
-	// New makes, or takes from a pool, a network for one process. hostname is the
-	// process' host name.
-	New(ctx context.Context, hostname string) (NetworkNamespace, error)
+	// New makes, or takes from a pool, a network for one process.
+	New(ctx context.Context, req NetworkRequest) (NetworkNamespace, error)
+}
+
+// NetworkRequest says for whom a network is.
+type NetworkRequest struct {
+	// Hostname is the host name that was chosen for the process, "" if none was.
+	Hostname string
+	// Exclusive: nobody else may get the network afterwards, since the process
+	// can change it.
+	Exclusive bool
 }
 
 // NetworkNamespace is a network that belongs to one run.
@@ -28,8 +36,9 @@ type network struct {
 	close func() error
 }
 
-// newNetwork resolves n. The caller closes the result.
-func newNetwork(ctx context.Context, n Network, p NetworkProvider, hostname string) (network, error) {
+// newNetwork gives the network of a process. The caller closes it.
+func newNetwork(ctx context.Context, s Spec, p NetworkProvider) (network, error) {
+	n := s.Network
 	nothing := func() error { return nil }
 	switch {
 	case n == NetworkNone:
@@ -39,7 +48,11 @@ func newNetwork(ctx context.Context, n Network, p NetworkProvider, hostname stri
 	case n != NetworkDefault:
 		return network{}, fmt.Errorf("unknown network %v", n)
 	}
-	ns, err := p.New(ctx, hostname)
+	req := NetworkRequest{Exclusive: s.Security == Insecure}
+	if s.Hostname != DefaultHostname {
+		req.Hostname = s.Hostname
+	}
+	ns, err := p.New(ctx, req)
 	if err != nil {
 		return network{}, fmt.Errorf("make network: %w", err)
 	}

@@ -34,7 +34,7 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if r.owner, err = lookupUser(t, s.User); err != nil {
 		return nil, err
 	}
-	if r.network, err = newNetwork(ctx, s.Network, c.cfg.Network, s.Hostname); err != nil {
+	if r.network, err = newNetwork(ctx, s, c.cfg.Network); err != nil {
 		return nil, err
 	}
 	undo.add(r.network.close)
