@@ -122,7 +122,6 @@ func (b *Builder) Collect(ctx context.Context) error {
 }
 
 func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed func(cache.Usage)) error {
-	any := false
 	for _, p := range policies {
 		all, err := b.usage(ctx)
 		if err != nil {
@@ -140,12 +139,8 @@ func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed fu
 			if err != nil {
 				return err
 			}
-			any = true
 			removed(u)
 		}
-	}
-	if !any {
-		return nil
 	}
 	if err := b.layers.Settle(); err != nil {
 		return err
