@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
+	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/bridge"
@@ -33,6 +34,7 @@ type Daemon struct {
 	cfg       config.Config
 	lock      *lock
 	store     *store.Store
+	network   *cni.Provider // nil: the host's
 	builder   *builder.Builder
 	history   *history.History
 	control   *control.Server
@@ -60,8 +62,11 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.store, err = openStore(ctx, cfg); err != nil {
 		return nil, err
 	}
+	if d.network, err = openNetwork(cfg); err != nil {
+		return nil, err
+	}
 	sessions := session.NewManager()
-	if d.builder, err = openBuilder(ctx, cfg, d.store, sessions); err != nil {
+	if d.builder, err = openBuilder(ctx, cfg, d.store, d.network, sessions); err != nil {
 		return nil, err
 	}
 	d.history, err = history.Open(history.Config{
@@ -108,6 +113,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	if d.builder != nil {
 		errs = append(errs, d.builder.Close(ctx))
+	}
+	if d.network != nil {
+		errs = append(errs, d.network.Close())
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())

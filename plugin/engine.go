@@ -2,13 +2,13 @@ package plugin
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/frontend"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/store"
@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openBuilder puts a builder on the store.
-func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, sessions *session.Manager) (*builder.Builder, error) {
-	runner, err := openSandbox(ctx, cfg)
+// openBuilder puts a builder on the store. network may be nil.
+func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, network *cni.Provider, sessions *session.Manager) (*builder.Builder, error) {
+	runner, err := openSandbox(ctx, cfg, network)
 	if err != nil {
 		return nil, err
 	}
@@ -44,11 +44,8 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, sessio
 
 // openSandbox makes what runs processes, and removes what an earlier daemon on
 // the same root left of its own.
-func openSandbox(ctx context.Context, cfg config.Config) (*sandbox.Runc, error) {
-	if mode := cfg.Network.Mode; mode != "host" && mode != "auto" {
-		return nil, fmt.Errorf("network.mode: %q is not supported by this build of the daemon; use host", mode)
-	}
-	runner, err := sandbox.NewRunc(sandbox.Config{
+func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider) (*sandbox.Runc, error) {
+	c := sandbox.Config{
 		Binary:          cfg.Sandbox.Runtime,
 		StateDir:        filepath.Join(cfg.Root, "sandbox"),
 		DNS:             sandbox.DNS{Nameservers: cfg.DNS.Nameservers, Options: cfg.DNS.Options, Search: cfg.DNS.SearchDomains},
@@ -56,7 +53,11 @@ func openSandbox(ctx context.Context, cfg config.Config) (*sandbox.Runc, error) 
 		Rootless:        cfg.Sandbox.Rootless,
 		HostPID:         cfg.Sandbox.HostPID,
 		AppArmorProfile: cfg.Sandbox.AppArmor,
-	})
+	}
+	if network != nil {
+		c.Network = network
+	}
+	runner, err := sandbox.NewRunc(c)
 	if err != nil {
 		return nil, err
 	}

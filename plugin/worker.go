@@ -30,6 +30,9 @@ func workerLabels(cfg config.Config, st *store.Store) map[string]string {
 	if host, err := os.Hostname(); err == nil {
 		labels[labelPrefix+"hostname"] = host
 	}
+	if networkMode(cfg) != "host" {
+		labels[labelPrefix+"network"] = "cni"
+	}
 	if cfg.Sandbox.HostPID {
 		labels[labelPrefix+"oci.process-mode"] = "no-sandbox"
 	}

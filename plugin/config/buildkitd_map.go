@@ -31,6 +31,9 @@ func (f *bkFile) config(env Environment) (Config, error) {
 		Mode: w.NetworkMode, CNIConfig: w.CNIConfigPath, CNIBinDir: w.CNIBinaryPath,
 		PoolSize: w.CNIPoolSize, BridgeName: w.BridgeName, BridgeSubnet: w.BridgeSubnet,
 	}
+	if bridge, _ := strconv.ParseBool(env.get("BUILDKIT_NETWORK_BRIDGE_AUTO", "")); bridge && c.Network.Mode == "auto" {
+		c.Network.Mode = "bridge"
+	}
 	c.GC = w.gc()
 	f.history(&c.History)
 	f.frontends(&c.Frontends)

@@ -185,3 +185,19 @@ func TestBuildkitdRefusals(t *testing.T) {
 		t.Error("four sizes to keep: no error")
 	}
 }
+
+func TestBuildkitdBridgeByEnvironment(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ variable, flag, want string }{
+		{"1", "", "bridge"}, {"0", "", "auto"}, {"nonsense", "", "auto"}, {"true", "--oci-worker-net=host", "host"},
+	} {
+		args := []string{"buildkitd", "--oci-worker=true"}
+		if c.flag != "" {
+			args = append(args, c.flag)
+		}
+		got := mustParse(t, "", environment("BUILDKIT_NETWORK_BRIDGE_AUTO="+c.variable), args...)
+		if got.Config.Network.Mode != c.want {
+			t.Errorf("%+v: got %s", c, got.Config.Network.Mode)
+		}
+	}
+}
