@@ -113,6 +113,9 @@ func (b *Builder) resourceSize(ctx context.Context, r leases.Resource) (int64, e
 // Prune removes records and tells removed of each. What they needed alone is
 // gone when it returns.
 func (b *Builder) Prune(ctx context.Context, p cache.PruneRequest, removed func(cache.Usage)) error {
+	if err := b.sources.Images.Forget(ctx); err != nil {
+		return err
+	}
 	return b.prune(ctx, []cache.Policy{p}, removed)
 }
 

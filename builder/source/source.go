@@ -38,8 +38,9 @@ type Config struct {
 // Sources makes ops. It is safe for concurrent use.
 type Sources struct {
 	// Local has the directories that are kept between builds.
-	Local  *local.Source
-	images *image.Source
+	Local *local.Source
+	// Images has the manifests and configs that are kept between builds.
+	Images *image.Source
 }
 
 // New returns the sources, with what earlier processes have left.
@@ -50,7 +51,7 @@ func New(ctx context.Context, cfg Config) (*Sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sources{Local: dirs, images: image.New(image.Config{
+	return &Sources{Local: dirs, Images: image.New(image.Config{
 		Store: cfg.Store, Layers: cfg.Layers, Sessions: cfg.Sessions, Registries: cfg.Registries, Platform: cfg.Platform,
 	})}, nil
 }
@@ -62,7 +63,7 @@ func (s *Sources) Op(step *graph.Step) (schedule.Op, error) {
 	scheme, _, _ := strings.Cut(id, "://")
 	switch scheme {
 	case image.Scheme, image.LayoutScheme:
-		return s.images.Op(step)
+		return s.Images.Op(step)
 	case local.Scheme:
 		return s.Local.Op(step)
 	}
@@ -98,5 +99,5 @@ func (s *Sources) ResolveMeta(ctx context.Context, job schedule.Job, req MetaReq
 		maps.Copy(op.Attrs, req.Op.Attrs)
 		op.Attrs[pb.AttrImageResolveMode] = req.ResolveMode
 	}
-	return s.images.Meta(ctx, job, image.MetaRequest{Op: op, Platform: req.Platform, DigestOnly: req.DigestOnly})
+	return s.Images.Meta(ctx, job, image.MetaRequest{Op: op, Platform: req.Platform, DigestOnly: req.DigestOnly})
 }

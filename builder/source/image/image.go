@@ -51,6 +51,9 @@ func New(cfg Config) *Source {
 // that was only looked at.
 const documentsLife = 24 * time.Hour
 
+// labelDocuments is on the leases that keep them.
+const labelDocuments = "kiln.build/documents"
+
 // pinned is an image with the place to fetch the rest from.
 type pinned struct {
 	*image
@@ -90,11 +93,28 @@ func (s *Source) lease(ctx context.Context, req request) (context.Context, error
 	}
 	sum := sha256.Sum256([]byte(req.String() + time.Now().Format(time.DateOnly)))
 	id := "kiln-documents-" + hex.EncodeToString(sum[:16])
-	_, err := s.cfg.Store.Leases.Create(ctx, leases.WithID(id), leases.WithExpiration(documentsLife))
+	_, err := s.cfg.Store.Leases.Create(ctx, leases.WithID(id), leases.WithExpiration(documentsLife),
+		leases.WithLabel(labelDocuments, "true"))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return nil, fmt.Errorf("lease for the documents of %s: %w", req, err)
 	}
 	return leases.WithLease(ctx, id), nil
+}
+
+// Forget lets the manifests and configs go that nothing but their leases keeps.
+// Builds that still want them fetch them again.
+func (s *Source) Forget(ctx context.Context) error {
+	ctx = s.cfg.Store.Context(ctx)
+	found, err := s.cfg.Store.Leases.List(ctx, fmt.Sprintf("labels.%q==true", labelDocuments))
+	if err != nil {
+		return fmt.Errorf("list the leases of image documents: %w", err)
+	}
+	for _, l := range found {
+		if err := s.cfg.Store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("lease %s: %w", l.ID, err)
+		}
+	}
+	return nil
 }
 
 func (s *Source) remote(ctx context.Context, job schedule.Job, req request) (remote, error) {
