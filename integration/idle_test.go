@@ -16,7 +16,7 @@ const idleLimit = 10 * time.Second
 
 // idle checks that no build has left anything: no process but the servers, no
 // mount, nothing in use; and that when the cache is pruned nothing is kept, no
-// lease among it.
+// lease among it. What clients have sent is kept a while for their next build.
 func (b *bed) idle() {
 	b.Helper()
 	for _, check := range []func() error{b.noSteps, b.noMounts, b.noneInUse} {
@@ -67,7 +67,10 @@ type record struct {
 	RecordType  string
 }
 
-// records returns what the cache holds.
+// sent is the type of what clients have sent.
+const sent = "source.local"
+
+// records returns what the cache holds, but for what clients have sent.
 func (b *bed) records() ([]record, error) {
 	out := try(b.daemon.Client("kiln", "du", "--format", "json"))
 	if out.err != nil {
@@ -77,7 +80,7 @@ func (b *bed) records() ([]record, error) {
 	if err := json.Unmarshal([]byte(out.stdout), &all); err != nil {
 		return nil, fmt.Errorf("kiln du: %w in %s", err, out.stdout)
 	}
-	return all, nil
+	return slices.DeleteFunc(all, func(r record) bool { return r.RecordType == sent }), nil
 }
 
 func (b *bed) noneInUse() error {
@@ -99,7 +102,7 @@ func (b *bed) noneKept() error {
 }
 
 // noLeases looks into the host's containerd, if there is one. The daemon has a
-// lease of its own as long as it runs, and those of documents expire.
+// lease of its own as long as it runs, and those of images' documents expire.
 func (b *bed) noLeases() error {
 	if b.containerd == nil {
 		return nil
@@ -109,7 +112,8 @@ func (b *bed) noLeases() error {
 		return out.err
 	}
 	left := slices.DeleteFunc(strings.Fields(out.stdout), func(id string) bool {
-		return strings.HasPrefix(id, "kiln-mounts-") || strings.HasPrefix(id, "kiln-documents-")
+		return slices.ContainsFunc([]string{"kiln-mounts-", "kiln-documents-", "kiln-local-"},
+			func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 	})
 	if len(left) > 0 {
 		return fmt.Errorf("leases in containerd: %v", left)

@@ -114,8 +114,8 @@ func TestRunAtOnce(t *testing.T) {
 	}
 	b.run(b.containerd.Ctr("images", "rm", "--sync", "example.test/sorted:latest", "example.test/sorted:second"))
 	b.idle()
-	if left := b.run(b.containerd.Ctr("snapshots", "ls")).stdout; strings.Count(left, "\n") > 1 {
-		t.Errorf("without images and cache there are snapshots:\n%s", left)
+	if left := b.run(b.containerd.Ctr("snapshots", "ls")).stdout; strings.Contains(left, "sha256:") {
+		t.Errorf("without images and cache there are layers of images:\n%s", left)
 	}
 }
 
