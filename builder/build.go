@@ -14,10 +14,10 @@ import (
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/frontend"
-	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -44,15 +44,18 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		}
 		return []string{req.Session}
 	}
+	blobs := b.prepare(req.Exporters)
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
-		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted}, Sessions: sessions, Sink: sink,
+		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted, blobs}, Sessions: sessions, Sink: sink,
 	})
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{
 		Build: build, Layers: b.layers, Meta: metaResolver{b.sources}, Platform: b.cfg.Platforms[0],
 		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
-		Check: func(g *graph.Graph) error { return checkGraph(granted, g) },
+		Check: func(op *pb.Op) error { return permitted(granted, op) }, Exec: b.exec, Lease: b.records.Temporary,
+		Loaded: blobs.expect,
 	}, req.Inputs)
+	defer bridge.Close()
 	end, err := b.register(req.Ref, bridge)
 	if err != nil {
 		return nil, err
@@ -67,15 +70,6 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		return nil, err
 	}
 	return b.finish(ctx, bridge, exporters, res, schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}})
-}
-
-func checkGraph(granted map[string]bool, g *graph.Graph) error {
-	for _, s := range g.Steps {
-		if err := permitted(granted, s.Op); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // register makes the build's bridge known by its ref, until end is called.

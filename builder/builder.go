@@ -142,6 +142,7 @@ func (b *Builder) Close(ctx context.Context) error {
 type ops struct {
 	b       *Builder
 	granted map[string]bool
+	blobs   *preparation
 }
 
 // Op implements schedule.Ops.
@@ -153,9 +154,9 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 	case s.Op.GetSource() != nil:
 		return o.b.sources.Op(s)
 	case s.Op.GetExec() != nil:
-		return op.NewExec(o.b.exec, s), nil
+		return o.blobs.wrap(s, op.NewExec(o.b.exec, s)), nil
 	case s.Op.GetFile() != nil:
-		return op.NewFile(o.b.layers, s), nil
+		return o.blobs.wrap(s, op.NewFile(o.b.layers, s)), nil
 	}
 	return nil, fmt.Errorf("the operation %q is not supported by this builder", s.Meta.Name)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
+	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
@@ -48,8 +49,14 @@ type Config struct {
 	Sink      event.Sink
 	Sessions  func() []string
 	Workers   []gwclient.WorkerInfo
-	// Check says whether the build may have the steps of a graph.
-	Check func(*graph.Graph) error
+	// Loaded is told of each graph whose result is asked for.
+	Loaded func(*graph.Graph)
+	// Check says whether the build may do what a step does.
+	Check func(*pb.Op) error
+	// Exec runs the processes of containers, whose trees belong to a Lease. It
+	// lasts until release.
+	Exec  *op.ExecConfig
+	Lease func(ctx context.Context) (_ context.Context, release func(), _ error)
 }
 
 // Bridge is one build as its frontend sees it. It is safe for concurrent use.
@@ -57,9 +64,16 @@ type Bridge struct {
 	cfg    Config
 	inputs map[string]*pb.Definition
 
+	ctx    context.Context // until Close
+	cancel context.CancelFunc
+
 	mu    sync.Mutex
 	refs  map[string]*Ref
 	metas map[digest.Digest]*meta
+	// failed are the trees of failed steps, by the ids that errors give them.
+	failed     map[string]*layer.Layer
+	containers map[string]*Container
+	making     sync.WaitGroup // containers; added to under mu, before Close
 
 	returned chan struct{}
 	once     sync.Once
@@ -67,13 +81,24 @@ type Bridge struct {
 	err      error
 }
 
-// NewBridge makes the bridge of a build whose request has the given inputs.
+// NewBridge makes the bridge of a build whose request has the given inputs. It
+// must be closed before cfg.Build.
 func NewBridge(cfg Config, inputs map[string]*pb.Definition) *Bridge {
+	ctx, cancel := context.WithCancel(context.Background())
 	return &Bridge{
-		cfg: cfg, inputs: inputs,
+		cfg: cfg, inputs: inputs, ctx: ctx, cancel: cancel,
 		refs: map[string]*Ref{}, metas: map[digest.Digest]*meta{},
+		failed: map[string]*layer.Layer{}, containers: map[string]*Container{},
 		returned: make(chan struct{}),
 	}
+}
+
+// Close ends all containers of the build.
+func (b *Bridge) Close() {
+	b.mu.Lock()
+	b.cancel()
+	b.mu.Unlock()
+	b.making.Wait()
 }
 
 // Inputs are the definitions that came with the build's request.
@@ -165,15 +190,20 @@ func (b *Bridge) newRef(def *pb.Definition) (*Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.cfg.Check(g); err != nil {
-		return nil, err
+	for _, s := range g.Steps {
+		if err := b.cfg.Check(s.Op); err != nil {
+			return nil, err
+		}
 	}
-	ref := &Ref{id: strings.ToLower(rand.Text()), b: b, def: def, graph: g}
+	b.cfg.Loaded(g)
+	ref := &Ref{id: newID(), b: b, def: def, graph: g}
 	b.mu.Lock()
 	b.refs[ref.id] = ref
 	b.mu.Unlock()
 	return ref, nil
 }
+
+func newID() string { return strings.ToLower(rand.Text()) }
 
 // Ref gives an earlier result by its id.
 func (b *Bridge) Ref(id string) (*Ref, error) {

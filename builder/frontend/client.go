@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
@@ -72,6 +71,6 @@ func (c *client) Warn(ctx context.Context, vertex digest.Digest, msg string, opt
 	return c.b.Warn(ctx, vertex, msg, opt)
 }
 
-func (c *client) NewContainer(context.Context, gwclient.NewContainerRequest) (gwclient.Container, error) {
-	return nil, fmt.Errorf("containers of frontends are not supported by this builder: %w", errdefs.ErrNotImplemented)
+func (c *client) NewContainer(ctx context.Context, req gwclient.NewContainerRequest) (gwclient.Container, error) {
+	return c.b.NewContainer(ctx, newID(), req)
 }

@@ -20,9 +20,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// defaultPath is the PATH of a process whose environment has none.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // ExecConfig is what running processes takes. One serves all steps.
 type ExecConfig struct {
 	Layers   *layer.Store
@@ -55,25 +52,46 @@ func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Resu
 		return nil, err
 	}
 	defer e.freeSlot()
-	m := &mounting{cfg: e.cfg, job: job, fresh: e.step.Meta.IgnoreCache}
-	defer m.close()
+	var layers []*layer.Layer
 	for i := range inputs {
 		l, _ := inputs[i].(*layer.Layer)
-		m.inputs = append(m.inputs, l)
+		layers = append(layers, l)
 	}
-	if err := m.all(ctx, e.exec.Mounts); err != nil {
-		return nil, err
-	}
-	spec, err := e.spec(ctx, job, m)
-	if err != nil {
-		return nil, err
-	}
-	io := sandbox.IO{Stdout: job.Progress.Writer(event.Stdout), Stderr: job.Progress.Writer(event.Stderr)}
-	if err := e.outcome(e.cfg.Runner.Run(ctx, spec, io, nil)); err != nil {
-		return nil, err
+	m := newMounting(e.cfg, job, layers)
+	m.fresh = e.step.Meta.IgnoreCache
+	defer m.close(ctx)
+	if err := e.process(ctx, job, m); err != nil {
+		m.unmount()
+		return nil, e.failure(ctx, m, err)
 	}
 	m.unmount()
 	return e.commit(ctx, m)
+}
+
+// process makes the mounts and runs the process on them.
+func (e *Exec) process(ctx context.Context, job schedule.Job, m *mounting) error {
+	if err := m.all(ctx, e.exec.Mounts); err != nil {
+		return err
+	}
+	spec, err := e.spec(ctx, job, m)
+	if err != nil {
+		return err
+	}
+	io := sandbox.IO{Stdout: job.Progress.Writer(event.Stdout), Stderr: job.Progress.Writer(event.Stderr)}
+	return e.outcome(e.cfg.Runner.Run(ctx, spec, io, nil))
+}
+
+// failure says what the process was given and what it left.
+func (e *Exec) failure(ctx context.Context, m *mounting, err error) error {
+	f := &Failure{Err: err}
+	for _, mt := range e.exec.Mounts {
+		in, left := m.input(mt), m.input(mt)
+		if w := m.trees[mt]; w != nil {
+			left = salvage(ctx, w)
+		}
+		f.Inputs, f.Mounts = append(f.Inputs, in), append(f.Mounts, left)
+	}
+	return f
 }
 
 func (e *Exec) takeSlot(ctx context.Context) error {
@@ -114,14 +132,14 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 	if spec.CgroupParent == "" {
 		spec.CgroupParent = e.cfg.CgroupParent
 	}
-	for _, h := range meta.ExtraHosts {
-		spec.ExtraHosts = append(spec.ExtraHosts, sandbox.Host{Name: h.GetHost(), IP: h.GetIP()})
-	}
+	spec.ExtraHosts = hosts(meta.ExtraHosts)
 	for _, u := range meta.Ulimit {
 		spec.Ulimits = append(spec.Ulimits, sandbox.Ulimit{Name: u.GetName(), Soft: u.GetSoft(), Hard: u.GetHard()})
 	}
 	var err error
-	spec.Env, err = e.env(ctx, job)
+	spec.Env, err = e.cfg.environment(ctx, job, environment{
+		vars: slices.Concat(meta.Env, proxies(meta.ProxyEnv)), path: defaultPath, secrets: e.exec.Secretenv,
+	})
 	return spec, err
 }
 
@@ -136,6 +154,14 @@ var securities = map[pb.SecurityMode]sandbox.Security{
 	pb.SecurityMode_INSECURE: sandbox.Insecure,
 }
 
+func hosts(in []*pb.HostIP) []sandbox.Host {
+	var out []sandbox.Host
+	for _, h := range in {
+		out = append(out, sandbox.Host{Name: h.GetHost(), IP: h.GetIP()})
+	}
+	return out
+}
+
 func resources(r *pb.LinuxResources) sandbox.Resources {
 	if r == nil {
 		return sandbox.Resources{}
@@ -145,40 +171,6 @@ func resources(r *pb.LinuxResources) sandbox.Resources {
 		CPUShares: uint64(r.CpuShares), CPUPeriod: uint64(r.CpuPeriod), CPUQuota: r.CpuQuota,
 		CpusetCPUs: r.CpusetCpus, CpusetMems: r.CpusetMems,
 	}
-}
-
-// env is the process's environment: that of the step, a PATH, proxies, and
-// secrets last.
-func (e *Exec) env(ctx context.Context, job schedule.Job) ([]string, error) {
-	env := slices.Clone(e.exec.Meta.Env)
-	if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "PATH=") }) {
-		env = append(env, "PATH="+defaultPath)
-	}
-	if p := e.exec.Meta.ProxyEnv; p != nil {
-		for name, value := range map[string]string{
-			"HTTP_PROXY": p.HttpProxy, "HTTPS_PROXY": p.HttpsProxy, "FTP_PROXY": p.FtpProxy,
-			"NO_PROXY": p.NoProxy, "ALL_PROXY": p.AllProxy,
-		} {
-			if value != "" {
-				env = append(env, name+"="+value, strings.ToLower(name)+"="+value)
-			}
-		}
-	}
-	for _, s := range e.exec.Secretenv {
-		name := s.GetName()
-		if name == "" {
-			name = s.GetID()
-		}
-		value, err := e.cfg.Sessions.Secret(ctx, job.Sessions(), s.GetID())
-		if err != nil {
-			if s.GetOptional() && isAbsent(err) {
-				continue
-			}
-			return nil, err
-		}
-		env = append(env, name+"="+string(value))
-	}
-	return env, nil
 }
 
 // outcome says what the end of the process means for the step.
@@ -208,17 +200,27 @@ func (e *Exec) valid(code int32) bool {
 	return slices.Contains(valid, code)
 }
 
-// commit makes the outputs' layers.
+// commit makes the outputs' layers. The output of a mount that can't be written
+// to is its input.
 func (e *Exec) commit(ctx context.Context, m *mounting) ([]schedule.Result, error) {
 	results := make([]schedule.Result, e.step.Outputs)
 	meta := layer.Meta{Created: time.Now(), Description: "mount / from exec " + strings.Join(e.exec.Meta.Args, " ")}
-	for _, o := range m.outputs {
-		l, err := o.workspace.Commit(ctx, meta)
-		if err != nil {
-			return nil, fmt.Errorf("keep the changes of mount %s: %w", o.dest, err)
+	for _, mt := range e.exec.Mounts {
+		if mt.Output < 0 || mt.MountType != pb.MountType_BIND {
+			continue
 		}
-		results[o.index] = l
-		e.cfg.Layers.Prepare(l)
+		w := m.trees[mt]
+		if w == nil {
+			if l := m.input(mt); l != nil {
+				results[mt.Output] = l
+			}
+			continue
+		}
+		l, err := w.Commit(ctx, meta)
+		if err != nil {
+			return nil, fmt.Errorf("keep the changes of mount %s: %w", mt.Dest, err)
+		}
+		results[mt.Output] = l
 	}
 	return results, nil
 }

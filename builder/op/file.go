@@ -9,6 +9,7 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op/fileop"
 	"github.com/kiln-build/kiln/builder/schedule"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -23,16 +24,6 @@ type File struct {
 func NewFile(layers *layer.Store, step *graph.Step) *File {
 	return &File{layers: layers, step: step, file: step.Op.GetFile()}
 }
-
-// ActionError is the failure of one action of a file step.
-type ActionError struct {
-	// Index is the action's place in the step, from 0.
-	Index int
-	Err   error
-}
-
-func (e *ActionError) Error() string { return e.Err.Error() }
-func (e *ActionError) Unwrap() error { return e.Err }
 
 // Run implements schedule.Op.
 func (f *File) Run(ctx context.Context, _ schedule.Job, inputs []schedule.Result) ([]schedule.Result, error) {
@@ -50,12 +41,11 @@ func (f *File) Run(ctx context.Context, _ schedule.Job, inputs []schedule.Result
 		}
 		t, err := r.act(ctx, a)
 		if err != nil {
-			return nil, &ActionError{i, err}
+			return nil, r.failure(i, err)
 		}
 		r.trees = append(r.trees, t)
 		if a.Output >= 0 {
 			results[a.Output] = t.layer
-			f.layers.Prepare(t.layer)
 		}
 	}
 	return results, nil
@@ -116,7 +106,30 @@ type fileTree struct {
 type fileRun struct {
 	*File
 	uses  []int
-	trees []*fileTree // of the inputs, then of the actions so far
+	trees []*fileTree  // of the inputs, then of the actions so far
+	left  *layer.Layer // what the action that failed has left; may be nil
+}
+
+// failure says which action failed, and what there is to see.
+func (r *fileRun) failure(action int, err error) error {
+	inputs := len(r.step.Inputs)
+	f := &Failure{
+		Err:    err,
+		Action: &errdefs.Solve_File{File: &errdefs.FileAction{Index: int64(action)}},
+		Inputs: make([]*layer.Layer, inputs),
+		Mounts: make([]*layer.Layer, len(r.file.Actions)),
+	}
+	for i, t := range r.trees {
+		switch {
+		case t == nil:
+		case i < inputs:
+			f.Inputs[i] = t.layer
+		default:
+			f.Mounts[i-inputs] = t.layer
+		}
+	}
+	f.Mounts[action] = r.left
+	return f
 }
 
 // close removes the workspaces that did not become layers.
@@ -144,6 +157,7 @@ func (r *fileRun) act(ctx context.Context, a *pb.FileAction) (_ *fileTree, err e
 	}
 	defer func() {
 		if err != nil {
+			r.left = salvage(ctx, w)
 			discard(ctx, w)
 		}
 	}()

@@ -265,10 +265,11 @@ func TestFileFailure(t *testing.T) {
 	t.Parallel()
 	b := newFileBench(t)
 	before := b.snapshots()
+	left := 0
 	for _, c := range []struct {
 		name  string
 		step  *graph.Step
-		index int
+		index int64
 		want  string
 	}{
 		{"at once", fileStep(0, remove(-1, 0, "x")), 0, "rm /x: no such file or directory"},
@@ -278,13 +279,40 @@ func TestFileFailure(t *testing.T) {
 		{"nil user", fileStep(0, mkdir(-1, 0, "d", &pb.ChownOpt{User: &pb.UserOpt{User: &pb.UserOpt_ByName{}}})), 0, `the user "" is to be looked up in input 0, which doesn't exist`},
 	} {
 		_, err := b.run(c.step)
-		var action *ActionError
-		if !errors.As(err, &action) || action.Index != c.index || err.Error() != c.want {
+		var failure *Failure
+		if !errors.As(err, &failure) || failure.Action.File.Index != c.index || err.Error() != c.want {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+			continue
 		}
+		left += len(failure.Trees())
 	}
-	if left := b.snapshots() - before; left != 0 {
-		t.Errorf("%d snapshots are left", left)
+	// The trees of the failures are left, for whoever looks for the reasons.
+	if n := b.snapshots() - before; n != left || left == 0 {
+		t.Errorf("%d snapshots are left, want %d", n, left)
+	}
+}
+
+func TestFileFailureTrees(t *testing.T) {
+	t.Parallel()
+	b := newFileBench(t)
+	input := b.must(fileStep(0, mkfile(-1, 0, "in", "1")))
+	_, err := b.run(fileStep(1,
+		mkfile(-1, -1, "from", "2"), // 1
+		mkfile(0, -1, "a", "3"),     // 2
+		copyFrom(2, 1, 0, "/gone", "/to"),
+	), input)
+	var f *Failure
+	if !errors.As(err, &f) {
+		t.Fatal(err)
+	}
+	if f.Action.File.Index != 2 || len(f.Inputs) != 1 || len(f.Mounts) != 3 {
+		t.Fatalf("failure %+v", f)
+	}
+	b.wantFiles(f.Inputs[0], "in=1")
+	b.wantFiles(f.Mounts[0], "from=2")
+	b.wantFiles(f.Mounts[2], "a=3 in=1")
+	if f.Mounts[1] != nil {
+		t.Error("the tree of an action that another one went on with is no layer")
 	}
 }
 

@@ -29,17 +29,17 @@ type mounting struct {
 	root         string
 	rootReadonly bool
 	mounts       []sandbox.Mount
-	outputs      []output
-	caches       map[string]string // directories of cache mounts by id
-	undo         []func()          // what ends with the process
-	discard      []func()          // what ends with the step
+	trees        map[*pb.Mount]*layer.Workspace // the writable trees of bind mounts
+	dirs         map[*pb.Mount]string           // where bind and cache mounts lie on the host
+	caches       map[string]string              // directories of cache mounts by id
+	undo         []func()                       // what ends with the process
 }
 
-// output is a writable tree that is kept.
-type output struct {
-	workspace *layer.Workspace
-	dest      string
-	index     int64
+func newMounting(cfg *ExecConfig, job schedule.Job, inputs []*layer.Layer) *mounting {
+	return &mounting{
+		cfg: cfg, job: job, inputs: inputs,
+		trees: map[*pb.Mount]*layer.Workspace{}, dirs: map[*pb.Mount]string{}, caches: map[string]string{},
+	}
 }
 
 // all makes the mounts, parents before what lies below them.
@@ -84,15 +84,22 @@ func (m *mounting) bind(ctx context.Context, mt *pb.Mount) error {
 		}
 	}
 	if mt.Dest == pb.RootMount {
+		m.dirs[mt] = dir
 		m.root, m.rootReadonly = dir, mt.Readonly
 		return nil
 	}
+	m.show(mt, dir)
+	return nil
+}
+
+// show makes a directory of the host what the process sees at the mount.
+func (m *mounting) show(mt *pb.Mount, dir string) {
 	options := []string{"rbind"}
 	if mt.Readonly {
 		options = append(options, "ro")
 	}
+	m.dirs[mt] = dir
 	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: dir, Type: "bind", Options: options})
-	return nil
 }
 
 func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
@@ -109,10 +116,7 @@ func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m.discard = append(m.discard, func() { w.Discard(context.WithoutCancel(ctx)) })
-	if mt.Output >= 0 {
-		m.outputs = append(m.outputs, output{workspace: w, dest: mt.Dest, index: mt.Output})
-	}
+	m.trees[mt] = w
 	return w.Dir(ctx)
 }
 
@@ -150,9 +154,6 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
 		}
 		m.undo = append(m.undo, c.Release)
 		dir = c.Dir
-		if m.caches == nil {
-			m.caches = map[string]string{}
-		}
 		m.caches[id] = dir
 	}
 	if mt.Selector != "" {
@@ -161,11 +162,7 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
 			return err
 		}
 	}
-	options := []string{"rbind"}
-	if mt.Readonly {
-		options = append(options, "ro")
-	}
-	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: dir, Type: "bind", Options: options})
+	m.show(mt, dir)
 	return nil
 }
 
@@ -188,11 +185,12 @@ func (m *mounting) unmount() {
 	m.undo = nil
 }
 
-// close ends everything that isn't an output that was kept.
-func (m *mounting) close() {
+// close ends everything, but for the trees that became layers. ctx may have
+// ended.
+func (m *mounting) close(ctx context.Context) {
 	m.unmount()
-	for _, f := range m.discard {
-		f()
+	for _, w := range m.trees {
+		discard(ctx, w)
 	}
 }
 

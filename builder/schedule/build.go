@@ -61,8 +61,8 @@ func (s *Scheduler) NewBuild(cfg BuildConfig) *Build {
 }
 
 // Result returns the results of the graph's wanted step, nil for the empty
-// graph. It may be called concurrently. Errors name the failed step and its
-// place in the sources (errdefs.VertexError, errdefs.SourceError).
+// graph. It may be called concurrently. Errors name the failed step, what it was
+// to do and its place in the sources (errdefs.VertexError, OpError, SourceError).
 func (b *Build) Result(ctx context.Context, g *graph.Graph) (Result, error) {
 	if g.Result.Step == nil {
 		return nil, nil
@@ -181,7 +181,8 @@ func (b *Build) failed(s *graph.Step, err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	err = bkerrdefs.WrapVertex(pkgerrors.WithStack(err), s.Digest)
+	err = bkerrdefs.WithOp(pkgerrors.WithStack(err), s.Op, s.Meta.Description)
+	err = bkerrdefs.WrapVertex(err, s.Digest)
 	for _, loc := range s.Locations {
 		err = bkerrdefs.WithSource(err, &bkerrdefs.Source{Info: loc.Info, Ranges: loc.Ranges})
 	}

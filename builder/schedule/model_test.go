@@ -215,11 +215,14 @@ func (w *world) Commit(_ context.Context, rec cache.Record, results []Result, ke
 	return nil
 }
 
-func (w *world) Abort(id cache.ID) {
+func (w *world) Abort(id cache.ID, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.begun[id] {
 		w.bad("abort of %s without begin", id)
+	}
+	if err == nil {
+		w.bad("abort of %s without an error", id)
 	}
 	delete(w.begun, id)
 }

@@ -24,7 +24,8 @@ type Result any
 type Op interface {
 	// Key pins what the step is made from and says what the step is. It is
 	// called once per build. For a step without inputs it may block, for
-	// instance to resolve a tag; for others it must not.
+	// instance to resolve a tag, and ctx ends with the build, until when what
+	// was pinned must stay; for others it must not block.
 	Key(ctx context.Context, job Job) (Key, error)
 	// Run makes the step's outputs from one result for each of the step's
 	// inputs. What it makes belongs to the record that ctx carries. It must
@@ -64,6 +65,18 @@ type InputKey struct {
 	Content func(ctx context.Context, job Job, input Result) (digest.Digest, error)
 }
 
+// ContentError says that an input by whose content a step counts could not be
+// digested.
+type ContentError struct {
+	// Input is its place among the step's inputs, Result what it is.
+	Input  int
+	Result Result
+	Err    error
+}
+
+func (e *ContentError) Error() string { return "failed to compute cache key: " + e.Err.Error() }
+func (e *ContentError) Unwrap() error { return e.Err }
+
 // Ops makes the Op of a step.
 type Ops interface {
 	Op(step *graph.Step) (Op, error)
@@ -88,6 +101,7 @@ type Records interface {
 	Begin(ctx context.Context, id cache.ID) (context.Context, error)
 	// Commit keeps the results as the record's, and binds the keys to it.
 	Commit(ctx context.Context, rec cache.Record, results []Result, keys ...cache.Key) error
-	// Abort removes what was made since Begin.
-	Abort(id cache.ID)
+	// Abort removes what was made since Begin, because of err. What err itself
+	// has of it is kept for as long as the id is acquired.
+	Abort(id cache.ID, err error)
 }

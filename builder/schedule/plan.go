@@ -230,7 +230,7 @@ func (p *plan) digest(ctx context.Context, n *node) error {
 			p.job(n, func() (func() error, error) {
 				d, err := n.key.Inputs[i].Content(ctx, p.b.job(n.step), result)
 				if err != nil {
-					return nil, fmt.Errorf("failed to compute cache key: %w", err)
+					return nil, &ContentError{Input: i, Result: result, Err: err}
 				}
 				return func() error { n.content[i].Content = d; return nil }, nil
 			})

@@ -157,7 +157,7 @@ func (s *Scheduler) runStep(ctx context.Context, r *run, w work) (_ []Result, er
 	committed := false
 	defer func() {
 		if !committed {
-			s.records.Abort(w.id)
+			s.records.Abort(w.id, err)
 		}
 	}()
 	job := Job{Sessions: r.hub.sessions, Progress: event.Progress{Sink: r.hub, Vertex: w.step.Digest}}

@@ -97,29 +97,3 @@ func (s *Server) Warn(ctx context.Context, req *gwpb.WarnRequest) (*gwpb.WarnRes
 		URL:        req.Url,
 	})
 }
-
-// errNoContainers answers all calls that are about containers. Their
-// capabilities are not advertised.
-var errNoContainers = status.Error(codes.Unimplemented, "containers of frontends are not supported by this builder")
-
-func (s *Server) NewContainer(context.Context, *gwpb.NewContainerRequest) (*gwpb.NewContainerResponse, error) {
-	return nil, errNoContainers
-}
-
-func (s *Server) ReleaseContainer(context.Context, *gwpb.ReleaseContainerRequest) (*gwpb.ReleaseContainerResponse, error) {
-	return nil, errNoContainers
-}
-
-func (s *Server) ExecProcess(gwpb.LLBBridge_ExecProcessServer) error { return errNoContainers }
-
-func (s *Server) ReadFileContainer(context.Context, *gwpb.ReadFileRequest) (*gwpb.ReadFileResponse, error) {
-	return nil, errNoContainers
-}
-
-func (s *Server) ReadDirContainer(context.Context, *gwpb.ReadDirRequest) (*gwpb.ReadDirResponse, error) {
-	return nil, errNoContainers
-}
-
-func (s *Server) StatFileContainer(context.Context, *gwpb.StatFileRequest) (*gwpb.StatFileResponse, error) {
-	return nil, errNoContainers
-}

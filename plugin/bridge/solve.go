@@ -113,12 +113,16 @@ func (s *Server) ReadFile(ctx context.Context, req *gwpb.ReadFileRequest) (*gwpb
 	if err != nil {
 		return nil, err
 	}
+	data, err := ref.ReadFile(ctx, readRequest(req))
+	return &gwpb.ReadFileResponse{Data: data}, err
+}
+
+func readRequest(req *gwpb.ReadFileRequest) gwclient.ReadRequest {
 	read := gwclient.ReadRequest{Filename: req.FilePath}
 	if r := req.Range; r != nil {
 		read.Range = &gwclient.FileRange{Offset: int(r.Offset), Length: int(r.Length)}
 	}
-	data, err := ref.ReadFile(ctx, read)
-	return &gwpb.ReadFileResponse{Data: data}, err
+	return read
 }
 
 // ReadDir lists a directory of a reference's tree.
