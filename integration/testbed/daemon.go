@@ -11,10 +11,11 @@ import (
 // Daemon is a kilnd with a root and a socket of its own.
 type Daemon struct {
 	*Server
-	Dir  string // holds root, socket and log
-	Root string // Dir/root
-	Addr string // unix://…
-	args []string
+	Program string   // kilnd, or a link to it that is called otherwise
+	Args    []string // all flags
+	Dir     string   // holds root, socket and log
+	Root    string
+	Addr    string // unix://…
 }
 
 // StartDaemon starts kilnd with further flags, among them the backend.
@@ -27,26 +28,22 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 // daemon.
 func StartDaemonIn(t testing.TB, dir string, args ...string) *Daemon {
 	t.Helper()
-	d := &Daemon{Dir: dir, Root: filepath.Join(dir, "root"), Addr: "unix://" + filepath.Join(dir, "kilnd.sock"), args: args}
+	d := &Daemon{Program: "kilnd", Dir: dir, Root: filepath.Join(dir, "root"), Addr: "unix://" + filepath.Join(dir, "kilnd.sock")}
+	d.Args = append([]string{"--root", d.Root, "--addr", d.Addr, "--log-level", "debug"}, args...)
 	d.Start(t)
 	return d
 }
 
-// Start starts the daemon on its root again, after it was stopped or killed.
+// Start starts the daemon, for the first time or again after it was stopped or
+// killed.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
 	var err error
-	d.Server, err = serve(d.Command(), filepath.Join(d.Dir, "kilnd.log"), func() error { return answers(d.Addr) })
+	d.Server, err = serve(exec.Command(d.Program, d.Args...), filepath.Join(d.Dir, "kilnd.log"), func() error { return answers(d.Addr) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.stopAfter(t)
-}
-
-// Command is how the daemon is started.
-func (d *Daemon) Command() *exec.Cmd {
-	args := append([]string{"--root", d.Root, "--addr", d.Addr, "--log-level", "debug"}, d.args...)
-	return exec.Command("kilnd", args...)
 }
 
 // Client is a command of a program that takes the daemon's address as --addr:
