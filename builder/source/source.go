@@ -1,6 +1,6 @@
 // Package source makes the ops of the steps that everything starts from: images
-// of registries and of clients, and clients' directories. What they make is a
-// *layer.Layer.
+// of registries and of clients, clients' directories, and files that they send.
+// What they make is a *layer.Layer.
 package source
 
 import (
@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/source/image"
 	"github.com/kiln-build/kiln/builder/source/local"
+	"github.com/kiln-build/kiln/builder/source/upload"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,7 +41,8 @@ type Sources struct {
 	// Local has the directories that are kept between builds.
 	Local *local.Source
 	// Images has the manifests and configs that are kept between builds.
-	Images *image.Source
+	Images  *image.Source
+	uploads *upload.Source
 }
 
 // New returns the sources, with what earlier processes have left.
@@ -51,7 +53,11 @@ func New(ctx context.Context, cfg Config) (*Sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sources{Local: dirs, Images: image.New(image.Config{
+	uploads, err := upload.New(upload.Config{Dir: filepath.Join(cfg.Root, "upload"), Layers: cfg.Layers, Sessions: cfg.Sessions})
+	if err != nil {
+		return nil, err
+	}
+	return &Sources{Local: dirs, uploads: uploads, Images: image.New(image.Config{
 		Store: cfg.Store, Layers: cfg.Layers, Sessions: cfg.Sessions, Registries: cfg.Registries, Platform: cfg.Platform,
 	})}, nil
 }
@@ -66,6 +72,11 @@ func (s *Sources) Op(step *graph.Step) (schedule.Op, error) {
 		return s.Images.Op(step)
 	case local.Scheme:
 		return s.Local.Op(step)
+	case "http", "https":
+		if upload.Is(id) {
+			return s.uploads.Op(step)
+		}
+		return nil, fmt.Errorf("source %q: files from the network are not supported by this builder: %w", id, errdefs.ErrNotImplemented)
 	}
 	return nil, fmt.Errorf("source %q: no such scheme: %w", id, errdefs.ErrNotFound)
 }
