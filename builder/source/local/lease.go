@@ -13,15 +13,10 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/kiln-build/kiln/builder/session"
 )
 
 // leaseLabel is on the leases of a shelf, with the shelf's id.
 const leaseLabel = "kiln.build/local"
-
-// grace is how long a build may still want what it was given after its session
-// has ended.
-const grace = 10 * time.Minute
 
 // cleanupTimeout bounds what is done after a context has ended.
 const cleanupTimeout = time.Minute
@@ -30,7 +25,6 @@ const cleanupTimeout = time.Minute
 type leaseUse struct {
 	users   int
 	retired bool // off the shelf: the last user deletes it
-	lent    map[*session.Client]bool
 }
 
 func openShelf(ctx context.Context, cfg Config) (*shelf, error) {
@@ -138,29 +132,10 @@ func (s *shelf) release(id string) {
 	}
 }
 
-// lend lets the builds of a session have a transfer until a while after the
-// session's end, whatever happens to it here.
-func (s *shelf) lend(k *kept, c *session.Client) {
+// lend lets a build have a transfer until ctx ends, whatever happens to it here.
+func (s *shelf) lend(ctx context.Context, k *kept) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.acquireLocked(k.Lease)
-	u := s.leases[k.Lease]
-	if u.lent[c] {
-		u.users--
-		return
-	}
-	if u.lent == nil {
-		u.lent = map[*session.Client]bool{}
-	}
-	u.lent[c] = true
-	c.OnDone(func() { time.AfterFunc(grace, func() { s.unlend(k.Lease, c) }) })
-}
-
-func (s *shelf) unlend(id string, c *session.Client) {
-	s.mu.Lock()
-	if u := s.leases[id]; u != nil {
-		delete(u.lent, c)
-	}
 	s.mu.Unlock()
-	s.release(id)
+	context.AfterFunc(ctx, func() { s.release(k.Lease) })
 }

@@ -20,7 +20,7 @@ type Kept struct {
 	// Size in bytes on this machine's disk.
 	Size          int64
 	Created, Used time.Time
-	// InUse: a build has it, or had it a short while ago.
+	// InUse: a running build has it.
 	InUse bool
 }
 

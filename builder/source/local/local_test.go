@@ -1,10 +1,12 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -363,6 +365,44 @@ func TestRemoveAndCollect(t *testing.T) {
 	f.restart() // nobody remembers who has it
 	if n := f.leasesLeft(); n != 0 {
 		t.Errorf("%d leases after a restart", n)
+	}
+}
+
+// TestBuildEnds: a replaced transfer stays for as long as the build that has it.
+func TestBuildEnds(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	dir := t.TempDir()
+	client := f.client(dir)
+	inUse := func() bool {
+		kept, err := f.List(t.Context())
+		ok(t, err)
+		return slices.ContainsFunc(kept, func(k Kept) bool { return k.InUse })
+	}
+	put(t, dir+"/a", "1")
+	first, firstEnds := context.WithCancel(t.Context())
+	g, err := f.transferWith(first, client)
+	ok(t, err)
+	put(t, dir+"/a", "2")
+	second, secondEnds := context.WithCancel(t.Context())
+	_, err = f.transferWith(second, client)
+	ok(t, err)
+	ok(t, f.store.GC(t.Context()))
+	if _, err := f.layers.Open(t.Context(), g.layer.Name); err != nil {
+		t.Errorf("a build has lost its files: %v", err)
+	}
+	firstEnds()
+	secondEnds()
+	for inUse() || f.leasesLeft() != 1 {
+		runtime.Gosched() // ends with the test's timeout
+	}
+	kept, err := f.List(t.Context())
+	ok(t, err)
+	ok(t, f.Remove(t.Context(), kept[0].Key))
+	ok(t, f.layers.Settle())
+	ok(t, f.store.GC(t.Context()))
+	if _, err := f.layers.Open(t.Context(), g.layer.Name); !errdefs.IsNotFound(err) {
+		t.Errorf("it is still there: %v", err)
 	}
 }
 

@@ -12,11 +12,12 @@ import (
 	"github.com/tonistiigi/fsutil/types"
 )
 
-// transfer brings the directory here.
+// transfer brings the directory here. The build has it until ctx ends.
 func (s *Source) transfer(ctx context.Context, job schedule.Job, c *session.Client, req request) (*result, error) {
-	ctx, cancel := context.WithCancel(s.cfg.Store.Context(ctx))
+	ctx = s.cfg.Store.Context(ctx)
+	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	files, err := c.Files(ctx, req.FileRequest)
+	files, err := c.Files(sctx, req.FileRequest)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +39,7 @@ func (s *Source) transfer(ctx context.Context, job schedule.Job, c *session.Clie
 		recall(entries, previous.index)
 	}
 	t := &transfer{s: s, st: st, req: req, full: full, base: base, previous: previous, entries: entries}
-	return t.run(ctx, c)
+	return t.run(ctx)
 }
 
 // announced reads the list of what the client has.
@@ -58,8 +59,8 @@ func announced(st *stream, req request) ([]entry, error) {
 	return l.entries(), nil
 }
 
-// hand gives a kept transfer to the build, which has it until its session ends.
-func (s *Source) hand(ctx context.Context, c *session.Client, k *kept) (*result, error) {
+// hand gives a kept transfer to the build, which has it until ctx ends.
+func (s *Source) hand(ctx context.Context, k *kept) (*result, error) {
 	tree, digest, err := k.index.checksums(ctx)
 	if err != nil {
 		return nil, err
@@ -68,7 +69,7 @@ func (s *Source) hand(ctx context.Context, c *session.Client, k *kept) (*result,
 		return &result{digest: digest}, nil
 	}
 	s.cfg.Layers.SetTree(k.layer.Name, tree)
-	s.shelf.lend(k, c)
+	s.shelf.lend(ctx, k)
 	return &result{layer: k.layer, digest: digest}, nil
 }
 
@@ -83,18 +84,18 @@ type transfer struct {
 }
 
 // run gets what is missing. Where nothing is, the previous transfer is as good.
-func (t *transfer) run(ctx context.Context, c *session.Client) (*result, error) {
+func (t *transfer) run(ctx context.Context) (*result, error) {
 	if t.previous != nil && len(plan(t.entries, t.previous.index)) == 0 {
 		if err := t.nothingMissing(); err != nil {
 			return nil, err
 		}
-		return t.s.hand(ctx, c, t.previous)
+		return t.s.hand(ctx, t.previous)
 	}
 	if len(t.entries) == 0 {
 		if err := t.nothingMissing(); err != nil {
 			return nil, err
 		}
-		return t.s.hand(ctx, c, &kept{index: &index{}})
+		return t.s.hand(ctx, &kept{index: &index{}})
 	}
 	lease, err := t.s.shelf.newLease(ctx, t.full)
 	if err != nil {
@@ -111,7 +112,7 @@ func (t *transfer) run(ctx context.Context, c *session.Client) (*result, error) 
 	if err != nil {
 		return nil, err
 	}
-	return t.s.hand(ctx, c, k)
+	return t.s.hand(ctx, k)
 }
 
 func (t *transfer) nothingMissing() error {
