@@ -21,29 +21,29 @@ type process struct {
 	err     error // valid once done
 }
 
-// Start starts a process and returns when it runs, or couldn't be started: that
-// is for Wait to say. The process is killed when ctx ends or the container is
-// released.
+// Start starts a process; whether it could be started is for Wait to say. Start
+// waits until the container's first process runs, and no longer: who connects
+// processes with each other has to have all of them before it can read from one.
+// The process is killed when ctx ends or the container is released.
 func (c *Container) Start(ctx context.Context, req gwclient.StartRequest) (gwclient.ContainerProcess, error) {
 	if err := c.enter(); err != nil {
 		return nil, err
 	}
 	p := &process{resize: make(chan sandbox.WinSize), signals: make(chan syscall.Signal), done: make(chan struct{})}
-	runs := make(chan struct{})
 	go func() {
 		defer c.users.Done()
 		defer close(p.done)
-		p.err = c.run(ctx, req, p, func() { close(runs) })
+		p.err = c.run(ctx, req, p)
 	}()
 	select {
-	case <-runs:
+	case <-c.op.Up():
 	case <-p.done:
 	}
 	return p, nil
 }
 
 // run runs a process to its end. Its error has the exit code (gwpb.ExitError).
-func (c *Container) run(ctx context.Context, req gwclient.StartRequest, p *process, started func()) error {
+func (c *Container) run(ctx context.Context, req gwclient.StartRequest, p *process) error {
 	exec := &pb.ExecOp{Network: c.net, Security: req.SecurityMode}
 	if err := c.b.cfg.Check(&pb.Op{Op: &pb.Op_Exec{Exec: exec}}); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (c *Container) run(ctx context.Context, req gwclient.StartRequest, p *proce
 	err := c.op.Run(ctx, op.Process{
 		Args: req.Args, Env: req.Env, SecretEnv: req.SecretEnv, User: req.User, Cwd: req.Cwd,
 		Terminal: req.Tty, Security: req.SecurityMode, RemoveStubsRecursive: req.RemoveMountStubsRecursive,
-	}, p.io(req), started)
+	}, p.io(req))
 	if err == nil {
 		return nil
 	}

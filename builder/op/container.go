@@ -90,8 +90,11 @@ type Process struct {
 	RemoveStubsRecursive bool
 }
 
-// Run runs a process to its end, as sandbox.Runner does.
-func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO, started func()) error {
+// Up is closed when the first process runs.
+func (c *Container) Up() <-chan struct{} { return c.up }
+
+// Run runs a process to its end; it returns what sandbox.Runner does.
+func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO) error {
 	security, ok := securities[p.Security]
 	if !ok {
 		return fmt.Errorf("invalid security mode %d: %w", p.Security, errdefs.ErrInvalidArgument)
@@ -115,24 +118,19 @@ func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO, started f
 	mine := false
 	c.first.Do(func() { mine = true })
 	if !mine {
-		return c.join(ctx, proc, io, started)
+		return c.join(ctx, proc, io)
 	}
 	defer close(c.down)
 	spec := c.sandbox(proc)
 	spec.RemoveStubsRecursive = p.RemoveStubsRecursive
-	return c.cfg.Runner.Run(ctx, spec, io, func() {
-		close(c.up)
-		if started != nil {
-			started()
-		}
-	})
+	return c.cfg.Runner.Run(ctx, spec, io, func() { close(c.up) })
 }
 
 // errEnded is why a process can't join the first one.
 var errEnded = errors.New("the first process of the container has ended")
 
 // join runs a process beside the first one.
-func (c *Container) join(ctx context.Context, p sandbox.Process, io sandbox.IO, started func()) error {
+func (c *Container) join(ctx context.Context, p sandbox.Process, io sandbox.IO) error {
 	select {
 	case <-c.up:
 	case <-c.down:
@@ -143,7 +141,7 @@ func (c *Container) join(ctx context.Context, p sandbox.Process, io sandbox.IO, 
 	case <-c.down:
 		return fmt.Errorf("run %q: %w; make a new container: %w", p.Args, errEnded, errdefs.ErrFailedPrecondition)
 	default:
-		return c.cfg.Runner.Exec(ctx, c.id, p, io, started)
+		return c.cfg.Runner.Exec(ctx, c.id, p, io, nil)
 	}
 }
 

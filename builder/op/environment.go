@@ -12,7 +12,7 @@ import (
 // The PATH of a process whose environment has none.
 const (
 	defaultPath        = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	defaultWindowsPath = `c:\Windows\System32;c:\Windows`
+	defaultWindowsPath = `c:\Windows\System32;c:\Windows;C:\Windows\System32\WindowsPowerShell\v1.0`
 )
 
 // environment is what a process finds in its environment.
