@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -256,74 +255,6 @@ func TestDaemonThatIsNotThere(t *testing.T) {
 			t.Errorf("%v: %q is not in\n%s", out.err, want, out.stderr)
 		}
 	}
-}
-
-// TestFullDisk builds more than fits on the disk that the daemon's root is on.
-func TestFullDisk(t *testing.T) {
-	t.Parallel()
-	b := onSmallDisk(t)
-	tooMuch := b.files(`
--- Dockerfile --
-FROM BASE
-RUN true
-RUN dd if=/dev/zero of=/large bs=1M count=200
-`)
-	out := try(b.daemon.Client("kiln", "build", tooMuch))
-	b.fails(out)
-	for _, want := range []string{"Dockerfile:3", ">>> RUN dd", "No space left on device"} {
-		if !strings.Contains(out.stderr, want) {
-			t.Errorf("%q is not in\n%s", want, out.stderr)
-		}
-	}
-	b.kiln("prune")
-	b.build(b.files(`
--- Dockerfile --
-FROM BASE
-RUN dd if=/dev/zero of=/small bs=1M count=2
-`))
-	b.idle()
-}
-
-// TestFullDiskWhileReceiving sends a context that does not fit.
-func TestFullDiskWhileReceiving(t *testing.T) {
-	t.Parallel()
-	b := onSmallDisk(t)
-	dir := b.files(`
--- Dockerfile --
-FROM scratch
-COPY large /
-`)
-	b.must(os.WriteFile(filepath.Join(dir, "large"), make([]byte, 100<<20), 0o644))
-	out := try(b.daemon.Client("kiln", "build", dir))
-	b.fails(out)
-	if !strings.Contains(out.stderr, "no space left on device") {
-		t.Errorf("the cause is not in\n%s", out.stderr)
-	}
-	b.idle()
-}
-
-// onSmallDisk starts a daemon with a root that is a disk of 64 MiB.
-func onSmallDisk(t *testing.T) *bed {
-	t.Helper()
-	dir := testbed.Dir(t)
-	disk, root := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
-	for _, step := range []func() error{
-		func() error { return os.WriteFile(disk, nil, 0o600) },
-		func() error { return os.Truncate(disk, 64<<20) },
-		func() error { return os.Mkdir(root, 0o700) },
-		func() error { return exec.Command("mkfs.ext4", "-q", "-m", "0", disk).Run() },
-		func() error { return exec.Command("mount", "-o", "loop", disk, root).Run() },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if err := exec.Command("umount", root).Run(); err != nil {
-			t.Errorf("unmounting the small disk: %v", err)
-		}
-	})
-	return &bed{t, testbed.StartDaemonIn(t, dir, "--backend", "embedded"), nil}
 }
 
 // fails checks that a program ended with an error and said what it is.

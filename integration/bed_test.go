@@ -45,14 +45,14 @@ func withRegistry(run func() int) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := registry.Push("busybox:latest", busybox); err != nil {
+	if err := registry.PushImage("busybox:latest", busybox); err != nil {
 		return 1, err
 	}
 	multi, err := testbed.Index(busybox, otherArch)
 	if err != nil {
 		return 1, err
 	}
-	if err := registry.Push("multi:latest", multi); err != nil {
+	if err := registry.PushIndex("multi:latest", multi); err != nil {
 		return 1, err
 	}
 	return run(), nil

@@ -59,19 +59,22 @@ func FreeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// Push stores an image or an index as repository:tag.
-func (r *Registry) Push(repoTag string, what remote.Taggable) error {
+// PushImage stores an image as repository:tag.
+func (r *Registry) PushImage(repoTag string, img v1.Image) error {
 	ref, err := name.ParseReference(r.Host + "/" + repoTag)
 	if err != nil {
 		return err
 	}
-	switch what := what.(type) {
-	case v1.ImageIndex:
-		return remote.WriteIndex(ref, what)
-	case v1.Image:
-		return remote.Write(ref, what)
+	return remote.Write(ref, img)
+}
+
+// PushIndex stores an index and its images as repository:tag.
+func (r *Registry) PushIndex(repoTag string, index v1.ImageIndex) error {
+	ref, err := name.ParseReference(r.Host + "/" + repoTag)
+	if err != nil {
+		return err
 	}
-	return remote.Tag(ref.(name.Tag), what)
+	return remote.WriteIndex(ref, index)
 }
 
 // Image fetches the image that repository:tag is on this machine's platform.

@@ -117,7 +117,7 @@ func TestServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := registry.Push("busybox:latest", busybox); err != nil {
+	if err := registry.PushImage("busybox:latest", busybox); err != nil {
 		t.Fatal(err)
 	}
 	c := StartContainerd(t)
