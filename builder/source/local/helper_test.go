@@ -145,6 +145,24 @@ func (f *fixture) transferWith(ctx context.Context, session string, attrs ...str
 	return got{key, l, s.bytes.Load()}, nil
 }
 
+// dropRecords lets go what runs of ops have kept.
+func (f *fixture) dropRecords() {
+	f.t.Helper()
+	ctx := f.store.Context(f.t.Context())
+	all, err := f.store.Leases.List(ctx, fmt.Sprintf("labels.%q!=%s", leaseLabel, f.shelf.id))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, l := range all {
+		if strings.HasPrefix(l.ID, "kiln-") {
+			continue // keeps mounts
+		}
+		if err := f.store.Leases.Delete(ctx, l); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
 func (f *fixture) must(session string, attrs ...string) got {
 	f.t.Helper()
 	g, err := f.transfer(session, attrs...)

@@ -387,6 +387,7 @@ func TestBuildEnds(t *testing.T) {
 	second, secondEnds := context.WithCancel(t.Context())
 	_, err = f.transferWith(second, client)
 	ok(t, err)
+	f.dropRecords()
 	ok(t, f.store.GC(t.Context()))
 	if _, err := f.layers.Open(t.Context(), g.layer.Name); err != nil {
 		t.Errorf("a build has lost its files: %v", err)
