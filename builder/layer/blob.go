@@ -6,7 +6,9 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
@@ -36,6 +38,10 @@ type Compression struct {
 	// Force: layers that came from an image as blobs of another type are
 	// compressed anew, else they stay what they are.
 	Force bool
+	// Epoch, if not nil, is the latest time that files may have in the blobs of
+	// the layers above the lowest Bases.
+	Epoch *time.Time
+	Bases int
 }
 
 func (c Compression) options() pack.Options {
@@ -70,6 +76,10 @@ func (s *Store) Blobs(ctx context.Context, l *Layer, c Compression, progress eve
 	g, ctx := errgroup.WithContext(s.store.Context(ctx))
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range chain {
+		c := c
+		if i < c.Bases {
+			c.Epoch = nil
+		}
 		g.Go(func() (err error) {
 			if blobs[i], err = s.blob(ctx, l, c, progress); err != nil {
 				return fmt.Errorf("blob of layer %s: %w", l.Name, noSpace(err))
@@ -85,8 +95,8 @@ func (s *Store) Blobs(ctx context.Context, l *Layer, c Compression, progress eve
 
 // blob returns the blob of one layer.
 func (s *Store) blob(ctx context.Context, l *Layer, c Compression, progress event.Progress) (Blob, error) {
-	o := c.options()
-	unlock, err := s.packing.lock(ctx, l.Name+" "+o.String())
+	r := recipe{c.options(), c.Epoch}
+	unlock, err := s.packing.lock(ctx, l.Name+" "+r.name())
 	if err != nil {
 		return Blob{}, err
 	}
@@ -95,29 +105,65 @@ func (s *Store) blob(ctx context.Context, l *Layer, c Compression, progress even
 	if err != nil {
 		return Blob{}, err
 	}
-	source := l.source
-	if source == nil {
-		source = readBlob(info.Labels, sourceBlob)
+	source, err := s.source(ctx, l, info.Labels)
+	if err != nil {
+		return Blob{}, err
 	}
-	if source != nil {
-		b := *source
-		if b.Absent, err = s.absent(ctx, b.Desc.Digest); err != nil {
-			return Blob{}, err
-		}
-		is, err := s.isType(ctx, b, o.Type)
+	if source != nil && r.epoch == nil {
+		is, err := s.isType(ctx, *source, r.Type)
 		if is || !c.Force || err != nil {
-			return b, err
+			return *source, err
 		}
-		source = &b
 	}
-	if b := readBlob(info.Labels, o.String()); b != nil {
-		if absent, err := s.absent(ctx, b.Desc.Digest); !absent || err != nil {
-			return *b, err
+	old := readBlob(info.Labels, r.name())
+	if old != nil && r.made(*old) {
+		if absent, err := s.absent(ctx, old.Desc.Digest); !absent || err != nil {
+			return *old, err
 		}
 	}
 	item := progress.Begin("compressing layer " + l.Name)
 	defer item.Done()
-	return s.makeBlob(ctx, l, o, source)
+	b, err := s.makeBlob(ctx, l, r, source)
+	if err == nil && old != nil {
+		err = s.disown(ctx, l, *old)
+	}
+	return b, err
+}
+
+// disown takes a blob that is written down no more off the layer's lease.
+func (s *Store) disown(ctx context.Context, l *Layer, old Blob) error {
+	if l.Lease == "" {
+		return nil
+	}
+	info, err := s.store.Snapshots.Stat(ctx, l.Name)
+	if err != nil {
+		return err
+	}
+	for k, v := range info.Labels {
+		if strings.HasPrefix(k, labelBlobRef) && v == old.Desc.Digest.String() {
+			return nil
+		}
+	}
+	err = s.store.Leases.DeleteResource(ctx, leases.Lease{ID: l.Lease}, contentResource(old))
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// source is the blob that a layer came from, nil for none.
+func (s *Store) source(ctx context.Context, l *Layer, labels map[string]string) (*Blob, error) {
+	from := l.source
+	if from == nil {
+		from = readBlob(labels, sourceBlob)
+	}
+	if from == nil {
+		return nil, nil
+	}
+	b := *from
+	var err error
+	b.Absent, err = s.absent(ctx, b.Desc.Digest)
+	return &b, err
 }
 
 // absent tells whether the content store lacks a blob.

@@ -269,7 +269,7 @@ func TestBlobsFailing(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	boom := errors.New("boom")
-	_, err := s.writeBlob(s.store.Context(ctx), Compression{}.options(), func(_ context.Context, w io.Writer) error {
+	_, err := s.writeBlob(s.store.Context(ctx), recipe{Options: Compression{}.options()}, func(_ context.Context, w io.Writer) error {
 		w.Write(make([]byte, 1000))
 		return boom
 	})

@@ -31,7 +31,7 @@ type tarFunc func(ctx context.Context, w io.Writer) error
 // makeBlob makes a blob of the layer and writes it down. source is the blob
 // that the layer came from, nil for none: as long as it is there it is what is
 // compressed, because only that surely gives its diff ID again.
-func (s *Store) makeBlob(ctx context.Context, l *Layer, o pack.Options, source *Blob) (_ Blob, err error) {
+func (s *Store) makeBlob(ctx context.Context, l *Layer, r recipe, source *Blob) (_ Blob, err error) {
 	lease, err := s.store.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(blobLease))
 	if err != nil {
 		return Blob{}, fmt.Errorf("lease for a blob: %w", err)
@@ -46,24 +46,27 @@ func (s *Store) makeBlob(ctx context.Context, l *Layer, o pack.Options, source *
 	}()
 	var b Blob
 	if source != nil && !source.Absent {
-		b, err = s.writeBlob(ctx, o, s.unpacked(source.Desc))
-		if err == nil && o.Type != EStargz && b.DiffID != source.DiffID {
+		b, err = s.writeBlob(ctx, r, s.unpacked(source.Desc))
+		if err == nil && r.epoch == nil && r.Type != EStargz && b.DiffID != source.DiffID {
 			err = fmt.Errorf("blob %s decompresses to %s, not to %s: %w", source.Desc.Digest, b.DiffID, source.DiffID, errdefs.ErrDataLoss)
 		}
 	} else {
-		b, err = s.writeDiff(ctx, l, o)
+		b, err = s.writeDiff(ctx, l, r)
 	}
 	if err != nil {
 		return Blob{}, err
 	}
 	if l.Lease != "" {
-		r := leases.Resource{ID: b.Desc.Digest.String(), Type: "content"}
-		err := s.store.Leases.AddResource(ctx, leases.Lease{ID: l.Lease}, r)
+		err := s.store.Leases.AddResource(ctx, leases.Lease{ID: l.Lease}, contentResource(b))
 		if err != nil && !errdefs.IsNotFound(err) {
 			return Blob{}, fmt.Errorf("keep blob %s: %w", b.Desc.Digest, err)
 		}
 	}
-	return b, s.recordBlob(ctx, l.Name, o.String(), b)
+	return b, s.recordBlob(ctx, l.Name, r.name(), b)
+}
+
+func contentResource(b Blob) leases.Resource {
+	return leases.Resource{ID: b.Desc.Digest.String(), Type: "content"}
 }
 
 // unpacked decompresses a blob in the content store.
@@ -85,25 +88,25 @@ func (s *Store) unpacked(desc ocispec.Descriptor) tarFunc {
 }
 
 // writeDiff makes a blob of what the layer changes in its parent.
-func (s *Store) writeDiff(ctx context.Context, l *Layer, o pack.Options) (Blob, error) {
+func (s *Store) writeDiff(ctx context.Context, l *Layer, r recipe) (Blob, error) {
 	d, release, err := s.diff(ctx, l)
 	if err != nil {
 		return Blob{}, err
 	}
 	defer release()
 	if u, ok := d.changes(); ok {
-		b, err := s.writeBlob(ctx, o, u.Write)
+		b, err := s.writeBlob(ctx, r, u.Write)
 		if !errors.Is(err, changes.ErrIncomplete) {
 			return b, err
 		}
 	}
-	return s.writeBlob(ctx, o, func(ctx context.Context, w io.Writer) error {
+	return s.writeBlob(ctx, r, func(ctx context.Context, w io.Writer) error {
 		return changes.Compare(ctx, w, d.lower.dir, d.upper.dir)
 	})
 }
 
 // writeBlob writes a tar to the content store, compressed.
-func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ Blob, err error) {
+func (s *Store) writeBlob(ctx context.Context, r recipe, tar tarFunc) (_ Blob, err error) {
 	ref := "kiln-" + strings.ToLower(rand.Text())
 	w, err := content.OpenWriter(ctx, s.store.Content, content.WithRef(ref))
 	if err != nil {
@@ -121,7 +124,8 @@ func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ B
 		}
 	}()
 	buffered := bufio.NewWriterSize(w, 1<<20)
-	packed, err := pack.Pack(ctx, buffered, o, func(w io.Writer) error { return tar(ctx, w) })
+	tar = r.tar(tar)
+	packed, err := pack.Pack(ctx, buffered, r.Options, func(w io.Writer) error { return tar(ctx, w) })
 	if err == nil {
 		err = buffered.Flush()
 	}
@@ -129,7 +133,7 @@ func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ B
 		return Blob{}, err
 	}
 	dgst := w.Digest()
-	if o.Type == pack.Uncompressed {
+	if r.Type == pack.Uncompressed {
 		packed.DiffID = dgst
 	}
 	label := map[string]string{labels.LabelUncompressed: packed.DiffID.String()}
@@ -146,7 +150,7 @@ func (s *Store) writeBlob(ctx context.Context, o pack.Options, tar tarFunc) (_ B
 	}
 	return Blob{
 		Desc: ocispec.Descriptor{
-			MediaType: o.Type.MediaType(), Digest: dgst, Size: info.Size, Annotations: packed.Annotations,
+			MediaType: r.Type.MediaType(), Digest: dgst, Size: info.Size, Annotations: r.annotations(packed),
 		},
 		DiffID: packed.DiffID,
 	}, nil

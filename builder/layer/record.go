@@ -46,6 +46,7 @@ var keptAnnotations = []string{
 	"io.containers.estargz.",
 	"io.github.containers.zstd-chunked.",
 	"containerd.io/distribution.source.",
+	annotationEpoch,
 }
 
 // blobLabels returns the labels that write a blob down; what is too long for

@@ -61,7 +61,7 @@ func (u *unpacking) layer(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	if err = u.fill(ctx, i, mounts); err == nil {
+	if err = u.fill(ctx, i, mounts, labels); err == nil {
 		err = s.store.Snapshots.Commit(ctx, name, key, snapshots.WithLabels(labels))
 	}
 	if err != nil {
@@ -77,10 +77,14 @@ func (u *unpacking) layer(ctx context.Context, i int) error {
 	return err
 }
 
-// fill makes the files of layer i on a new snapshot's mounts.
-func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount) error {
+// fill makes the files of layer i on a new snapshot's mounts. It adds to the
+// labels that the snapshot will have.
+func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount, labels map[string]string) error {
 	if len(u.tree) > 0 {
-		err := u.s.linkTree(ctx, u.tree[i], mounts)
+		linked, err := u.s.linkTree(ctx, u.tree[i], mounts)
+		if err == nil {
+			labels[labelLinked] = linked
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -99,31 +103,35 @@ func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount) error
 		return err
 	}
 	if applied.Digest != diffID {
-		return fmt.Errorf("its content is %s, the image's config says %s: %w", applied.Digest, diffID, errdefs.ErrDataLoss)
+		return fmt.Errorf("failed to verify layer: its content is %s, the image's config says %s: %w", applied.Digest, diffID, errdefs.ErrDataLoss)
 	}
 	return u.s.labelBlob(ctx, desc.Digest, diffID)
 }
 
 // linkTree fills a new snapshot with links to the files of a layer that has the
-// same changes. After an error the snapshot is empty.
-func (s *Store) linkTree(ctx context.Context, l *Layer, mounts []mount.Mount) error {
+// same changes, and says so in the value of labelLinked. After an error the
+// snapshot is empty.
+func (s *Store) linkTree(ctx context.Context, l *Layer, mounts []mount.Mount) (label string, _ error) {
 	d, release, err := s.diff(ctx, l)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release()
 	from, ok := d.changes()
 	if !ok {
-		return errors.New("the snapshotter doesn't keep changes in directories")
+		return "", errors.New("the snapshotter doesn't keep changes in directories")
 	}
 	to, ok := writableDir(mounts)
 	if !ok {
-		return errors.New("the new snapshot isn't a directory")
+		return "", errors.New("the new snapshot isn't a directory")
 	}
-	if err := from.Link(ctx, to); err != nil {
-		return errors.Join(err, emptyDir(to))
+	if err = from.Link(ctx, to); err == nil {
+		label, err = linkedLabel(to, l.Name)
 	}
-	return nil
+	if err != nil {
+		return "", errors.Join(err, emptyDir(to))
+	}
+	return label, nil
 }
 
 // emptyDir removes what is in a directory.

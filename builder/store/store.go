@@ -32,6 +32,12 @@ type Store struct {
 
 	// Host is nil when containerd isn't a process of its own.
 	Host *HostInfo
+	// Root is the directory of a containerd that isn't a process of its own, ""
+	// of one that is.
+	Root string
+	// Overhead is how many bytes on disk Root takes besides the blobs and the
+	// trees of snapshots: databases and directories. nil where Root is "".
+	Overhead func() (int64, error)
 
 	// Collect removes everything that nothing refers to and returns when it is
 	// gone. Use [Store.GC].

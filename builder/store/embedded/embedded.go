@@ -123,6 +123,8 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Comparer:    walking.NewWalkingDiff(cs),
 		Namespace:   cfg.Namespace,
 		Snapshotter: name,
+		Root:        cfg.Root,
+		Overhead:    func() (int64, error) { return overhead(cfg.Root) },
 		Collect:     gc.collect,
 		Close:       func() error { return closeAll(closers) },
 	}, nil
