@@ -21,7 +21,7 @@ type funcOp struct {
 	run func() ([]Result, error)
 }
 
-func (o funcOp) Op(*graph.Step) (Op, error)             { return o, nil }
+func (o funcOp) Op(*graph.Step) (Op, error)            { return o, nil }
 func (o funcOp) Key(context.Context, Job) (Key, error) { return o.key() }
 func (o funcOp) Run(context.Context, Job, []Result) ([]Result, error) {
 	return o.run()

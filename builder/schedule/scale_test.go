@@ -10,20 +10,19 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// chain is a graph of n steps, each on the one before and on one source.
+// chain is a model of n steps, each on the one before and on one source.
 func chain(n int) *model {
-	m := &model{steps: map[*graph.Step]*modelStep{}, graph: &graph.Graph{}}
+	m := &model{does: map[digest.Digest]*modelStep{}}
 	for i := range n {
 		s := &graph.Step{Op: &pb.Op{}, Outputs: 1, Platform: &pb.Platform{}, Digest: digest.FromString(fmt.Sprint(i))}
-		ms := &modelStep{name: fmt.Sprint("op", i)}
+		does := &modelStep{name: fmt.Sprint("op", i)}
 		if i > 0 {
-			s.Inputs = []graph.Output{{Step: m.graph.Steps[i-1]}, {Step: m.graph.Steps[0]}}
-			ms.content = []bool{false, true}
+			s.Inputs = []graph.Output{{Step: m.steps[i-1]}, {Step: m.steps[0]}}
+			does.content, does.selector = []bool{false, true}, []int{0, 0}
 		}
-		m.steps[s] = ms
-		m.graph.Steps = append(m.graph.Steps, s)
+		m.does[s.Digest] = does
+		m.steps = append(m.steps, s)
 	}
-	m.graph.Result = graph.Output{Step: m.graph.Steps[n-1]}
 	return m
 }
 
@@ -33,14 +32,16 @@ func BenchmarkScale(b *testing.B) {
 			b.Run(fmt.Sprintf("steps=%d/%s", n, state), func(b *testing.B) {
 				b.ReportAllocs()
 				m := chain(n)
+				g := m.graph(n-1, 0, nil)
 				w := newWorld()
 				for i := range b.N {
 					if state == "first" {
 						w = newWorld()
 					}
 					s := New(w)
-					build := s.NewBuild(BuildConfig{ID: fmt.Sprint(i), Ops: modelOps{m}, Sessions: func() []string { return nil }, Sink: event.Discard})
-					if _, err := build.Result(b.Context(), m.graph); err != nil {
+					cfg := BuildConfig{ID: fmt.Sprint(i), Ops: modelOps{w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
+					build := s.NewBuild(cfg)
+					if _, err := build.Result(b.Context(), g); err != nil {
 						b.Fatal(err)
 					}
 					build.Close()

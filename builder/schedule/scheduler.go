@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,10 +47,18 @@ type work struct {
 	parents []cache.ID
 }
 
+// rescue makes an error of a panic; it is to be deferred.
+func (w work) rescue(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("step %q: %w", w.step.Meta.Name, panicked(p))
+	}
+}
+
 // run is the one run of an identity. It ends early when nobody waits for it.
 type run struct {
 	leader  *Build
 	hub     *hub
+	ctx     context.Context
 	cancel  context.CancelFunc
 	waiters int // under Scheduler.mu
 	done    chan struct{}
@@ -61,7 +70,7 @@ type run struct {
 // of a new one.
 func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) {
 	b.acquire(w.id)
-	b.vertices.start(w.step.Digest)
+	b.vertices.run(w.step.Digest)
 	for {
 		r, joined := s.join(b, w)
 		results, err := s.wait(ctx, r)
@@ -72,9 +81,7 @@ func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) 
 			continue
 		}
 		s.leave(b, r)
-		// What failed because its leader went away is tried again by one who
-		// stays.
-		if err != nil && r.leader != b && r.leader.ctx.Err() != nil && ctx.Err() == nil {
+		if err != nil && r.leader != b && r.deserted(err) && ctx.Err() == nil {
 			continue
 		}
 		if err == nil {
@@ -82,6 +89,12 @@ func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) 
 		}
 		return results, err
 	}
+}
+
+// deserted tells whether the run failed because its leader went away, or lost
+// its session, which it does first. One who stays then tries again.
+func (r *run) deserted(err error) bool {
+	return r.leader.ctx.Err() != nil || errdefs.IsUnavailable(err)
 }
 
 // join makes b wait for the run of w's identity. A run that has been given up
@@ -93,17 +106,32 @@ func (s *Scheduler) join(b *Build, w work) (_ *run, joined bool) {
 	if r != nil && r.waiters == 0 {
 		return r, false
 	}
-	if r == nil {
+	begun := r != nil
+	if !begun {
 		ctx, cancel := context.WithCancel(s.ctx)
-		r = &run{leader: b, hub: newHub(), cancel: cancel, done: make(chan struct{})}
+		r = &run{leader: b, hub: newHub(), ctx: ctx, cancel: cancel, done: make(chan struct{})}
 		s.runs[w.id] = r
-		s.records.Acquire(w.id)
-		s.working.Add(1)
-		go s.execute(ctx, r, w)
 	}
 	r.waiters++
 	r.hub.join(b, w.step.Digest)
+	if !begun {
+		s.begin(r, w)
+	}
 	return r, true
+}
+
+// begin starts the run. What it stands on is kept, though its leader leaves.
+func (s *Scheduler) begin(r *run, w work) {
+	used := append(slices.Clone(w.parents), w.id)
+	for _, id := range used {
+		s.records.Acquire(id)
+	}
+	s.working.Go(func() {
+		s.execute(r, w)
+		for _, id := range used {
+			s.records.Release(id)
+		}
+	})
 }
 
 func (s *Scheduler) wait(ctx context.Context, r *run) ([]Result, error) {
@@ -125,9 +153,7 @@ func (s *Scheduler) leave(b *Build, r *run) {
 	}
 }
 
-func (s *Scheduler) execute(ctx context.Context, r *run, w work) {
-	defer s.working.Done()
-	defer s.records.Release(w.id)
+func (s *Scheduler) execute(r *run, w work) {
 	defer r.cancel()
 	defer close(r.done)
 	defer func() {
@@ -135,31 +161,26 @@ func (s *Scheduler) execute(ctx context.Context, r *run, w work) {
 		delete(s.runs, w.id)
 		s.mu.Unlock()
 	}()
-	defer func() {
-		if p := recover(); p != nil {
-			r.err = fmt.Errorf("step %q: %w", w.step.Meta.Name, panicked(p))
-		}
-	}()
-	r.results, r.err = s.runStep(ctx, r, w)
+	defer w.rescue(&r.err)
+	r.results, r.err = s.runStep(r, w)
 }
 
-func (s *Scheduler) runStep(ctx context.Context, r *run, w work) (_ []Result, err error) {
-	if results, err := s.existing(ctx, w); err == nil {
-		return results, nil
-	} else if !errdefs.IsNotFound(err) {
-		return nil, err
+func (s *Scheduler) runStep(r *run, w work) (_ []Result, err error) {
+	// A run may have ended between the lookup and now.
+	if results, err := s.records.Load(r.ctx, w.id); !errdefs.IsNotFound(err) {
+		return results, err
 	}
 	begun := time.Now()
-	rctx, err := s.records.Begin(ctx, w.id)
+	rctx, err := s.records.Begin(r.ctx, w.id)
 	if err != nil {
 		return nil, err
 	}
-	committed := false
 	defer func() {
-		if !committed {
+		if err != nil {
 			s.records.Abort(w.id, err)
 		}
 	}()
+	defer w.rescue(&err)
 	job := Job{Sessions: r.hub.sessions, Progress: event.Progress{Sink: r.hub, Vertex: w.step.Digest}}
 	results, err := w.op.Run(rctx, job, w.inputs)
 	if err != nil {
@@ -175,20 +196,5 @@ func (s *Scheduler) runStep(ctx context.Context, r *run, w work) (_ []Result, er
 	if err := s.records.Commit(rctx, rec, results, w.keys...); err != nil {
 		return nil, err
 	}
-	committed = true
 	return results, nil
-}
-
-// existing gives the results of a record that was finished between the lookup
-// and now.
-func (s *Scheduler) existing(ctx context.Context, w work) ([]Result, error) {
-	id, err := s.records.Lookup(cache.Key(w.id))
-	if err != nil {
-		return nil, err
-	}
-	if id == "" {
-		return nil, fmt.Errorf("record %s: %w", w.id, errdefs.ErrNotFound)
-	}
-	defer s.records.Release(id)
-	return s.records.Load(ctx, id)
 }

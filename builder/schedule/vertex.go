@@ -15,12 +15,15 @@ type vertices struct {
 	sink event.Sink
 	mu   sync.Mutex
 	m    map[digest.Digest]*event.Vertex
+	// running are the steps that run: another graph of the build, that finds
+	// the result a moment before the run ends, doesn't make them cached.
+	running map[digest.Digest]bool
 	// ended: the build is closed, nothing is reported any more.
 	ended bool
 }
 
 func newVertices(sink event.Sink) *vertices {
-	return &vertices{sink: sink, m: map[digest.Digest]*event.Vertex{}}
+	return &vertices{sink: sink, m: map[digest.Digest]*event.Vertex{}, running: map[digest.Digest]bool{}}
 }
 
 // add reports the steps that are new, as queued.
@@ -40,6 +43,14 @@ func (v *vertices) add(g *graph.Graph) {
 	}
 }
 
+// run reports that a step is run.
+func (v *vertices) run(d digest.Digest) {
+	v.mu.Lock()
+	v.running[d] = true
+	v.mu.Unlock()
+	v.start(d)
+}
+
 // start reports that work on a step has begun.
 func (v *vertices) start(d digest.Digest) {
 	v.change(d, func(x *event.Vertex, now time.Time) bool {
@@ -55,7 +66,7 @@ func (v *vertices) start(d digest.Digest) {
 // for, to know so, is reported as done.
 func (v *vertices) cached(d digest.Digest, worked bool) {
 	v.change(d, func(x *event.Vertex, now time.Time) bool {
-		if x.Completed != nil {
+		if x.Completed != nil || v.running[d] {
 			return false
 		}
 		if x.Started == nil {
@@ -69,6 +80,7 @@ func (v *vertices) cached(d digest.Digest, worked bool) {
 // complete reports the end of a step.
 func (v *vertices) complete(d digest.Digest, err error) {
 	v.change(d, func(x *event.Vertex, now time.Time) bool {
+		delete(v.running, d)
 		if x.Completed != nil {
 			return false
 		}
