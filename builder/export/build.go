@@ -75,7 +75,11 @@ func (e *Exporters) build(ctx context.Context, job schedule.Job, r Result, o ima
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := e.blobs(ctx, job.Progress, parts, o.compression)
+	compressions, err := o.compressions(parts, epochs, r.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := e.blobs(ctx, job.Progress, parts, compressions)
 	if err != nil {
 		return nil, err
 	}
@@ -135,15 +139,32 @@ func (o *imageOptions) annotationsFor(r Result, parts []part) (assemble.Annotati
 	return all, nil
 }
 
+// compressions say in which form the layers of each part are wanted.
+func (o *imageOptions) compressions(parts []part, epochs []*time.Time, metadata map[string][]byte) ([]layer.Compression, error) {
+	all := make([]layer.Compression, len(parts))
+	for i, p := range parts {
+		all[i] = o.compression
+		if !o.rewrite || epochs[i] == nil {
+			continue
+		}
+		bases, err := assemble.LayerCount(p.Lookup(metadata, assemble.KeyBaseConfig))
+		if err != nil {
+			return nil, err
+		}
+		all[i].Epoch, all[i].Bases = epochs[i], bases
+	}
+	return all, nil
+}
+
 // blobs makes the blobs of all platforms' layers.
-func (e *Exporters) blobs(ctx context.Context, progress event.Progress, parts []part, c layer.Compression) ([][]layer.Blob, error) {
+func (e *Exporters) blobs(ctx context.Context, progress event.Progress, parts []part, cs []layer.Compression) ([][]layer.Blob, error) {
 	item := progress.Begin("exporting layers")
 	defer item.Done()
 	blobs := make([][]layer.Blob, len(parts))
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, p := range parts {
 		eg.Go(func() (err error) {
-			blobs[i], err = e.cfg.Layers.Blobs(ctx, p.tree, c, progress)
+			blobs[i], err = e.cfg.Layers.Blobs(ctx, p.tree, cs[i], progress)
 			if have := len(p.tree.Chain()); err == nil && len(blobs[i]) != have {
 				err = fmt.Errorf("%d blobs for %d layers", len(blobs[i]), have)
 			}
@@ -164,12 +185,9 @@ func (o *imageOptions) epochs(progress event.Progress, parts []part, metadata ma
 		if err != nil {
 			return nil, err
 		}
-		if o.rewrite && at != nil {
-			return nil, errRewrite
-		}
 		all[i] = at
 	}
-	if o.rewrite {
+	if o.rewrite && !slices.ContainsFunc(all, func(at *time.Time) bool { return at != nil }) {
 		progress.Warn("rewrite-timestamp has no effect without SOURCE_DATE_EPOCH")
 	}
 	return all, nil

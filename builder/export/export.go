@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,10 +21,12 @@ import (
 	"github.com/kiln-build/kiln/builder/store"
 )
 
-// Config is what the exporters stand on; all fields are needed.
+// Config is what the exporters stand on; all fields but Images are needed.
 type Config struct {
-	Layers   *layer.Store
-	Store    *store.Store
+	Layers *layer.Store
+	Store  *store.Store
+	// Images is where images get their names; nil: they get none here.
+	Images   images.Store
 	Sessions *session.Manager
 	Registry Registry
 }

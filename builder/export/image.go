@@ -99,7 +99,7 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	if x.danglingPrefix != "" && (len(named) == 0 || !x.danglingOnlyIfNoOtherName) {
 		img.names = append(slices.Clip(named), x.danglingPrefix+"@"+img.root.Digest.String())
 	}
-	if x.store && len(img.names) > 0 {
+	if x.store && x.cfg.Images != nil && len(img.names) > 0 {
 		err = x.keep(ctx, job.Progress, img)
 	} else {
 		err = x.write(ctx, job.Progress, img)
@@ -163,7 +163,7 @@ func (x *imageExporter) record(ctx context.Context, progress event.Progress, img
 		all = append(all, name+"@"+img.root.Digest.String())
 	}
 	for _, name := range all {
-		if err := putImage(ctx, x.cfg.Store.Images, images.Image{Name: name, Target: img.root}); err != nil {
+		if err := putImage(ctx, x.cfg.Images, images.Image{Name: name, Target: img.root}); err != nil {
 			return fmt.Errorf("name the image %s: %w", name, err)
 		}
 	}

@@ -313,9 +313,29 @@ func TestRewriteTimestamp(t *testing.T) {
 	if !strings.Contains(e.events.logs.String(), "has no effect") {
 		t.Error("nobody was told")
 	}
-	_, err := e.export(t, target, with(single(nil), "source.date.epoch", "1"))
-	if !errdefs.IsNotImplemented(err) {
-		t.Errorf("error %v", err)
+	base := e.layer(t, nil, map[string]string{"base": "1"})
+	top := e.layer(t, base, map[string]string{"top": "2"})
+	const baseConfig = `{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["sha256:x"]}}`
+	var plain, rewritten ocispec.Manifest
+	e.read(t, *e.mustExport(t, Target{Type: "image"}, single(top)).Descriptor, &plain)
+	result := with(with(single(top), "source.date.epoch", "1000"), "containerimage.base.config", baseConfig)
+	e.read(t, *e.mustExport(t, target, result).Descriptor, &rewritten)
+	if len(rewritten.Layers) != 2 || rewritten.Layers[0].Digest != plain.Layers[0].Digest || rewritten.Layers[1].Digest == plain.Layers[1].Digest {
+		t.Errorf("layers %v, without rewriting %v", rewritten.Layers, plain.Layers)
+	}
+	for i, want := range []string{"", "1000"} {
+		if got := rewritten.Layers[i].Annotations["buildkit/rewritten-timestamp"]; got != want {
+			t.Errorf("layer %d is annotated with %q, want %q", i, got, want)
+		}
+	}
+	var config ocispec.Image
+	e.read(t, rewritten.Config, &config)
+	info, err := e.st.Content.Info(e.ctx, rewritten.Layers[1].Digest)
+	if err != nil || config.RootFS.DiffIDs[1].String() != info.Labels["containerd.io/uncompressed"] {
+		t.Errorf("diff ID %s, blob %v, %v", config.RootFS.DiffIDs[1], info, err)
+	}
+	if _, err := e.export(t, target, with(result, "containerimage.base.config", "[")); err == nil {
+		t.Error("a base config that is none was accepted")
 	}
 }
 

@@ -1,9 +1,6 @@
 package export
 
 import (
-	"fmt"
-
-	"github.com/containerd/errdefs"
 	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
 
 	"github.com/kiln-build/kiln/builder/export/assemble"
@@ -21,14 +18,15 @@ const compatNewest = 30
 //	prefer-nondist-layers  keep the media types of layers that aren't to be pushed
 //	source-date-epoch      bounds the times in config and records
 //	annotation…            see [assemble.ParseAnnotations]
-//	oci-artifact, attestation-inline, rewrite-timestamp
+//	rewrite-timestamp      bounds the times of files, too
+//	oci-artifact, attestation-inline
 type imageOptions struct {
 	names       string
 	types       assemble.Types
 	compression layer.Compression
 	annotations assemble.Annotations
 	epoch       epochAttr
-	// rewrite asks for the epoch in the times of files, too.
+	// rewrite: the epoch bounds the times of files, too.
 	rewrite          bool
 	nonDistributable bool
 	// metadata are the attributes that nobody here knows. They go over what
@@ -69,9 +67,6 @@ func (a *attrs) imageOptions(t Target) (imageOptions, error) {
 			a.err = cmpErr(a.err, err)
 		}
 	}
-	if o.rewrite && o.epoch.at != nil {
-		a.err = cmpErr(a.err, errRewrite)
-	}
 	if a.err != nil {
 		return o, a.err
 	}
@@ -81,10 +76,6 @@ func (a *attrs) imageOptions(t Target) (imageOptions, error) {
 	o.metadata = a.left
 	return o, nil
 }
-
-// errRewrite is for those who want the times of files in layers changed.
-var errRewrite = fmt.Errorf(`exporter option "rewrite-timestamp" can't be used yet with SOURCE_DATE_EPOCH: `+
-	`leave it out and set the times of files in the build: %w`, errdefs.ErrNotImplemented)
 
 func cmpErr(first, next error) error {
 	if first != nil {

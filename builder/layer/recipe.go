@@ -87,6 +87,9 @@ func boundTimes(w io.Writer, r io.Reader, epoch time.Time) error {
 				*t = epoch
 			}
 		}
+		if h.Format == tar.FormatUSTAR {
+			h.Format = tar.FormatPAX // the same bytes, unless the epoch is out of its range
+		}
 		if h.Typeflag == tar.TypeGNUSparse {
 			h.Typeflag = tar.TypeReg // its holes are read as zeros
 		}

@@ -6,7 +6,6 @@ package assemble
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -150,5 +149,3 @@ func diffIDs(layers []Layer) ([]digest.Digest, error) {
 	}
 	return slices.Clip(ids), nil
 }
-
-var errNull = errors.New("it is null")

@@ -60,7 +60,7 @@ func TestHostileConfigs(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ config, base, want string }{
 		"not JSON":          {config: `{"os":`, want: "image config from the frontend: unexpected end"},
-		"null":              {config: `null`, want: "image config from the frontend: it is null"},
+		"null":              {config: `null`, want: "invalid null image config for export"},
 		"list":              {config: `[]`, want: "cannot unmarshal array"},
 		"no os":             {config: `{"architecture":"amd64"}`, want: "missing os"},
 		"no architecture":   {config: `{"os":"linux"}`, want: "missing architecture"},

@@ -3,6 +3,7 @@ package assemble
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -85,13 +86,27 @@ func parseConfig(data []byte) (map[string]json.RawMessage, *ocispec.Image, error
 	}
 	switch {
 	case fields == nil:
-		return nil, nil, errNull
+		return nil, nil, errors.New("invalid null image config for export")
 	case img.OS == "":
 		return nil, nil, fmt.Errorf("missing os")
 	case img.Architecture == "":
 		return nil, nil, fmt.Errorf("missing architecture")
 	}
 	return fields, &img, nil
+}
+
+// LayerCount is how many layers an image with the config has; 0 for no config.
+func LayerCount(config []byte) (int, error) {
+	if len(config) == 0 {
+		return 0, nil
+	}
+	var img struct {
+		RootFS ocispec.RootFS `json:"rootfs"`
+	}
+	if err := json.Unmarshal(config, &img); err != nil {
+		return 0, fmt.Errorf("config of the base image: %w", err)
+	}
+	return len(img.RootFS.DiffIDs), nil
 }
 
 func baseHistory(data []byte) ([]ocispec.History, error) {
