@@ -61,8 +61,11 @@ type Builder struct {
 	exporters *export.Exporters
 	exec      *op.ExecConfig
 
-	mu     sync.Mutex
-	builds map[string]*frontend.Bridge
+	pruning sync.Mutex // one prune at a time
+
+	mu      sync.Mutex
+	builds  map[string]*frontend.Bridge
+	running map[string]*schedule.Build // by ref, as builds
 	// changed is closed and replaced whenever a build begins.
 	changed chan struct{}
 }
@@ -73,7 +76,7 @@ type Builder struct {
 func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	b := &Builder{
 		cfg: cfg, allowed: map[string]bool{},
-		builds: map[string]*frontend.Bridge{}, changed: make(chan struct{}),
+		builds: map[string]*frontend.Bridge{}, running: map[string]*schedule.Build{}, changed: make(chan struct{}),
 	}
 	for _, e := range cfg.Entitlements {
 		b.allowed[e] = true
@@ -127,7 +130,8 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
 	b.exporters = export.New(export.Config{
-		Layers: b.layers, Store: b.cfg.Store, Sessions: b.cfg.Sessions, Registry: pushRegistry{b.cfg.Registries},
+		Layers: b.layers, Store: b.cfg.Store, Images: namedImages(b.cfg.Store), Sessions: b.cfg.Sessions,
+		Registry: pushRegistry{b.cfg.Registries},
 	})
 	return err
 }
@@ -157,6 +161,8 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		return o.blobs.wrap(s, op.NewExec(o.b.exec, s)), nil
 	case s.Op.GetFile() != nil:
 		return o.blobs.wrap(s, op.NewFile(o.b.layers, s)), nil
+	case s.Op.GetPassthrough() != nil:
+		return op.NewPassthrough(s), nil
 	}
 	return nil, fmt.Errorf("the operation %q is not supported by this builder", s.Meta.Name)
 }

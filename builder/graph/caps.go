@@ -64,6 +64,7 @@ var capabilities = map[apicaps.CapID]bool{
 	"meta.description": true,
 	"meta.exportcache": true,
 	"meta.ignorecache": true,
+	"passthroughop":    true,
 
 	"exporter.image.annotations": true,
 	"exporter.multiple":          true,

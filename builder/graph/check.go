@@ -54,10 +54,10 @@ func checkExec(o *pb.ExecOp, inputs int) (int, error) {
 		return 0, errors.New("exec without mounts")
 	}
 	if _, ok := pb.NetMode_name[int32(o.Network)]; !ok {
-		return 0, fmt.Errorf("network mode %d is not known", o.Network)
+		return 0, fmt.Errorf("invalid network mode %d", o.Network)
 	}
 	if _, ok := pb.SecurityMode_name[int32(o.Security)]; !ok {
-		return 0, fmt.Errorf("security mode %d is not known", o.Security)
+		return 0, fmt.Errorf("invalid security mode %d", o.Security)
 	}
 	root := false
 	var outs []int64

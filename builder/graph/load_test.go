@@ -100,7 +100,7 @@ func TestLoadRefuses(t *testing.T) {
 		"mount of input -2":       {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{{Dest: "/", Input: -2}}}), "there is no input -2"},
 		"unknown mount type":      {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root, {Dest: "/x", Output: -1, MountType: 99}}}), "type 99 is not known"},
 		"unknown network":         {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root}, Network: 42}), "network mode 42"},
-		"unknown security":        {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root}, Security: -7}), "security mode -7"},
+		"unknown security":        {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root}, Security: -7}), "invalid security mode -7"},
 		"an output twice":         {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root, {Dest: "/x", Output: 0}}}), "output 0 is made twice"},
 		"an output left out":      {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{{Dest: "/", Output: 1}, {Dest: "/x", Output: -1}}}), "output 0 is missing"},
 		"file without actions":    {file(), "without actions"},

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/layer"
@@ -162,7 +164,10 @@ func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
 			d, err := f.layers.Digest(ctx, l, selectors)
 			// Clients know the message by its shape.
 			var missing *checksum.PathError
-			if errors.As(err, &missing) {
+			switch {
+			case errors.As(err, &missing) && l == nil:
+				err = &os.PathError{Op: "lstat", Path: missing.Path, Err: syscall.ENOENT}
+			case missing != nil:
 				err = missing
 			}
 			if err != nil {

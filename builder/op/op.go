@@ -1,3 +1,4 @@
 // Package op holds what the steps of a graph do: running a process
-// ([NewExec]) and changing files ([NewFile]). Sources are in their own package.
+// ([NewExec]), changing files ([NewFile]), handing inputs on ([NewPassthrough]).
+// Sources are in their own package.
 package op

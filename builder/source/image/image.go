@@ -76,7 +76,7 @@ func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned
 		return pinned{}, err
 	}
 	if req.checksum != "" && img.root.Digest != req.checksum {
-		return pinned{}, fmt.Errorf("%s: image digest %s, expected %s: %w", req, img.root.Digest, req.checksum, errdefs.ErrFailedPrecondition)
+		return pinned{}, fmt.Errorf("image digest %s for %s does not match expected checksum %s: %w", img.root.Digest, req, req.checksum, errdefs.ErrFailedPrecondition)
 	}
 	if req.limit > 0 && !req.digestOnly {
 		if err := img.limit(req.limit); err != nil {

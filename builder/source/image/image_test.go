@@ -243,7 +243,7 @@ func TestLimitAndChecksum(t *testing.T) {
 		t.Errorf("too many layers: %v", err)
 	}
 	wrong := digest.FromString("x").String()
-	if _, _, err := f.pull(f.op(id, nil, pb.AttrImageChecksum, wrong), job); err == nil || !strings.Contains(err.Error(), "expected "+wrong) {
+	if _, _, err := f.pull(f.op(id, nil, pb.AttrImageChecksum, wrong), job); err == nil || !strings.Contains(err.Error(), "expected checksum "+wrong) {
 		t.Errorf("wrong checksum: %v", err)
 	}
 }
