@@ -56,7 +56,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		Loaded: blobs.expect,
 	}, req.Inputs)
 	defer bridge.Close()
-	end, err := b.register(req.Ref, bridge)
+	end, err := b.register(req.Ref, bridge, build)
 	if err != nil {
 		return nil, err
 	}
@@ -72,19 +72,20 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	return b.finish(ctx, bridge, exporters, res, schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}})
 }
 
-// register makes the build's bridge known by its ref, until end is called.
-func (b *Builder) register(ref string, bridge *frontend.Bridge) (end func(), _ error) {
+// register makes the build and its bridge known by its ref, until end is called.
+func (b *Builder) register(ref string, bridge *frontend.Bridge, build *schedule.Build) (end func(), _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.builds[ref] != nil {
 		return nil, fmt.Errorf("a build with the ref %q is running: %w", ref, errdefs.ErrAlreadyExists)
 	}
-	b.builds[ref] = bridge
+	b.builds[ref], b.running[ref] = bridge, build
 	close(b.changed)
 	b.changed = make(chan struct{})
 	return func() {
 		b.mu.Lock()
 		delete(b.builds, ref)
+		delete(b.running, ref)
 		b.mu.Unlock()
 	}, nil
 }

@@ -7,42 +7,64 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/cache"
-	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
 // DiskUsage lists the records that match one of the filters, in the order in
-// which they were made.
+// which they were made. What isn't a record but takes space, or keeps records,
+// is listed where a filter asks for it: see [cache.System] and [cache.Pins].
 func (b *Builder) DiskUsage(ctx context.Context, filter []string) ([]cache.Usage, error) {
+	for _, f := range filter {
+		if id, ok := strings.CutPrefix(f, cache.Pins+"=="); ok {
+			return b.pins(ctx, id)
+		}
+	}
 	match, err := cache.Filter(filter)
 	if err != nil {
 		return nil, err
 	}
-	all, err := b.usage(ctx)
-	return slices.DeleteFunc(all, func(u cache.Usage) bool { return !match(u) }), err
+	s, err := b.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := s.records
+	if slices.ContainsFunc(filter, func(f string) bool { return strings.Contains(f, cache.System) }) {
+		if err := b.addSystem(ctx, s); err != nil {
+			return nil, err
+		}
+		all = slices.Concat(s.records, s.system)
+	}
+	return slices.DeleteFunc(all, func(u cache.Usage) bool { return !match(u) }), nil
 }
 
-// usage lists all records. What several have counts for the oldest of them.
-func (b *Builder) usage(ctx context.Context) ([]cache.Usage, error) {
+// survey is who has what of a ledger. What several have counts for the oldest
+// of them.
+type survey struct {
+	*ledger
+	rest      map[leases.Resource]bool // that nobody has, so far
+	published map[leases.Resource]bool
+	records   []cache.Usage
+	system    []cache.Usage
+}
+
+func (b *Builder) survey(ctx context.Context) (*survey, error) {
+	l, err := openLedger(ctx, b.cfg.Store, b.block())
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{ledger: l, rest: l.all(), published: l.published()}
+	if err := b.addContexts(ctx, s); err != nil {
+		return nil, err
+	}
 	recs, err := b.records.All()
 	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(recs, func(x, y cache.Record) int { return x.Created.Compare(y.Created) })
-	seen := map[leases.Resource]bool{}
-	all, err := b.contexts(ctx, seen)
-	if err != nil {
-		return nil, err
-	}
 	for _, r := range recs {
-		size, err := b.size(ctx, r.ID, seen)
-		if err != nil {
-			return nil, err
-		}
 		u := cache.Usage{
-			ID: string(r.ID), Mutable: r.Kind == cache.CacheMount, InUse: b.records.InUse(r.ID), Size: size,
+			ID: string(r.ID), Mutable: r.Kind == cache.CacheMount, InUse: b.records.InUse(r.ID),
 			Created: r.Created, UsageCount: r.Uses, Description: r.Text, Type: r.Kind,
 		}
 		for _, p := range r.Parents {
@@ -51,63 +73,47 @@ func (b *Builder) usage(ctx context.Context) ([]cache.Usage, error) {
 		if !r.LastUsed.IsZero() {
 			u.LastUsed = &r.LastUsed
 		}
-		all = append(all, u)
+		held, err := l.held(ctx, b.records.lease(r.ID))
+		if err != nil {
+			return nil, err
+		}
+		if err := s.count(ctx, &u, held); err != nil {
+			return nil, err
+		}
+		s.records = append(s.records, u)
 	}
-	return all, nil
+	return s, nil
 }
 
-// contexts lists the directories of clients that are kept for the next build,
-// and notes their layers as seen.
-func (b *Builder) contexts(ctx context.Context, seen map[leases.Resource]bool) ([]cache.Usage, error) {
+// addContexts adds the directories of clients that are kept for the next build.
+func (b *Builder) addContexts(ctx context.Context, s *survey) error {
 	kept, err := b.sources.Local.List(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var all []cache.Usage
 	for _, k := range kept {
-		for _, name := range k.Layers {
-			seen[leases.Resource{Type: "snapshots/" + b.cfg.Store.Snapshotter, ID: name}] = true
-		}
-		all = append(all, cache.Usage{
-			ID: k.Key, Mutable: true, InUse: k.InUse, Size: k.Size, Created: k.Created, LastUsed: &k.Used,
+		u := cache.Usage{
+			ID: k.Key, Mutable: true, InUse: k.InUse, Created: k.Created, LastUsed: &k.Used,
 			Description: "local source for " + k.Name, Type: cache.Local,
-		})
+		}
+		var layers []leases.Resource
+		for _, name := range k.Layers {
+			layers = append(layers, s.snapshot(name))
+		}
+		if err := s.count(ctx, &u, s.reach(layers...)); err != nil {
+			return err
+		}
+		s.records = append(s.records, u)
 	}
-	return all, nil
+	return nil
 }
 
-// size is how many bytes the record's lease holds that aren't seen yet.
-func (b *Builder) size(ctx context.Context, id cache.ID, seen map[leases.Resource]bool) (int64, error) {
-	ctx = b.cfg.Store.Context(ctx)
-	held, err := b.cfg.Store.Leases.ListResources(ctx, leases.Lease{ID: b.records.lease(id)})
-	if err != nil && !errdefs.IsNotFound(err) {
-		return 0, err
-	}
-	var size int64
-	for _, r := range held {
-		if seen[r] {
-			continue
-		}
-		seen[r] = true
-		n, err := b.resourceSize(ctx, r)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return 0, err
-		}
-		size += n
-	}
-	return size, nil
-}
-
-func (b *Builder) resourceSize(ctx context.Context, r leases.Resource) (int64, error) {
-	if r.Type == "content" {
-		info, err := b.cfg.Store.Content.Info(ctx, digest.Digest(r.ID))
-		return info.Size, err
-	}
-	if strings.HasPrefix(r.Type, "snapshots/") {
-		u, err := b.cfg.Store.Snapshots.Usage(ctx, r.ID)
-		return u.Size, err
-	}
-	return 0, nil
+// count gives u what nobody has of held.
+func (s *survey) count(ctx context.Context, u *cache.Usage, held map[leases.Resource]bool) (err error) {
+	mine := take(s.rest, held)
+	u.Shared = overlap(mine, s.published)
+	u.Size, err = s.sum(ctx, mine)
+	return err
 }
 
 // Prune removes records and tells removed of each. What they needed alone is
@@ -124,27 +130,44 @@ func (b *Builder) Collect(ctx context.Context) error {
 	return b.prune(ctx, b.cfg.Policies, func(cache.Usage) {})
 }
 
+// prune applies policies in order. Each counts what the ones before have left.
 func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed func(cache.Usage)) error {
+	b.pruning.Lock()
+	defer b.pruning.Unlock()
+	var all []cache.Usage // as it is now; nil: not known
 	for _, p := range policies {
-		all, err := b.usage(ctx)
-		if err != nil {
-			return err
+		if all == nil {
+			s, err := b.survey(ctx)
+			if err != nil {
+				return err
+			}
+			all = s.records
 		}
 		chosen, err := cache.Select(all, p, b.disk(), time.Now())
 		if err != nil {
 			return err
 		}
 		for _, u := range chosen {
-			err := b.remove(ctx, u)
-			if errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) {
-				continue
-			}
-			if err != nil {
+			if err := b.remove(ctx, u); err != nil {
+				if inUseOrGone(err) {
+					continue
+				}
 				return err
 			}
 			removed(u)
+			all = nil
+		}
+		if all == nil {
+			if err := b.sweep(ctx); err != nil { // the next one may look at the disk
+				return err
+			}
 		}
 	}
+	return b.sweep(ctx)
+}
+
+// sweep frees what nothing needs any more, and returns when it is gone.
+func (b *Builder) sweep(ctx context.Context) error {
 	if err := b.layers.Settle(); err != nil {
 		return err
 	}
@@ -165,4 +188,13 @@ func (b *Builder) disk() cache.Disk {
 		return cache.Disk{}
 	}
 	return cache.Disk{Total: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize}
+}
+
+// block is what files are rounded up to on that filesystem, in bytes.
+func (b *Builder) block() int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.cfg.Root, &st); err != nil {
+		return 1
+	}
+	return st.Bsize
 }

@@ -16,7 +16,7 @@ const idleLimit = 10 * time.Second
 
 // idle checks that no build has left anything: no process but the servers, no
 // mount, nothing in use; and that when the cache is pruned nothing is kept, no
-// lease among it. What clients have sent is kept a while for their next build.
+// lease among it.
 func (b *bed) idle() {
 	b.Helper()
 	for _, check := range []func() error{b.noSteps, b.noMounts, b.noneInUse} {
@@ -67,10 +67,10 @@ type record struct {
 	RecordType  string
 }
 
-// sent is the type of what clients have sent.
-const sent = "source.local"
+// system is the type of what takes space and is no record of the cache.
+const system = "system"
 
-// records returns what the cache holds, but for what clients have sent.
+// records returns what the cache holds.
 func (b *bed) records() ([]record, error) {
 	out := try(b.daemon.Client("kiln", "du", "--format", "json"))
 	if out.err != nil {
@@ -80,7 +80,7 @@ func (b *bed) records() ([]record, error) {
 	if err := json.Unmarshal([]byte(out.stdout), &all); err != nil {
 		return nil, fmt.Errorf("kiln du: %w in %s", err, out.stdout)
 	}
-	return slices.DeleteFunc(all, func(r record) bool { return r.RecordType == sent }), nil
+	return slices.DeleteFunc(all, func(r record) bool { return r.RecordType == system }), nil
 }
 
 func (b *bed) noneInUse() error {
@@ -112,7 +112,7 @@ func (b *bed) noLeases() error {
 		return out.err
 	}
 	left := slices.DeleteFunc(strings.Fields(out.stdout), func(id string) bool {
-		return slices.ContainsFunc([]string{"kiln-mounts-", "kiln-documents-", "kiln-local-"},
+		return slices.ContainsFunc([]string{"kiln-mounts-", "kiln-documents-"},
 			func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 	})
 	if len(left) > 0 {

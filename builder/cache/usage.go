@@ -34,5 +34,14 @@ type Policy struct {
 	MinFreeSpace  int64
 }
 
+// System is the type of what takes space and is no record: databases, what only
+// images need, what is being made. It is listed only where a filter has this
+// word, such as type==system, and never removed.
+const System = "system"
+
+// Pins is the field of the filter pins==ID, which lists what keeps a record in
+// place of records.
+const Pins = "pins"
+
 // PruneRequest is a policy that a user asks for once.
 type PruneRequest = Policy

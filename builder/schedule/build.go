@@ -173,6 +173,13 @@ func (b *Build) count(id cache.ID) {
 	b.mu.Unlock()
 }
 
+// Uses says whether the build keeps the record from being removed.
+func (b *Build) Uses(id cache.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.acquired[id] > 0
+}
+
 // failed reports a step's failure and says in the error which step it was, and
 // for those who debug where it arrived.
 func (b *Build) failed(s *graph.Step, err error) error {

@@ -30,26 +30,40 @@ func (t *tool) usageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "du",
 		Short: "show what the build cache holds",
-		Long: `Lists the records of the daemon's cache, the largest first, and their sum. A star
-after the id marks what can be written to (cache mounts and the like), a star after
-the size what is shared with images.
+		Long: `Lists what the daemon has on disk, the largest first, and the sum: the records of its
+cache, and as lines of the type system what else takes space there. A star after the id
+marks what can be written to (cache mounts and the like), a star after the size what is
+shared with images.
+
+With --why it lists instead what keeps a record from being removed, or what it has from
+being freed: builds that run, records that stand on it, images, and leases.
 
 Filters select records by their fields, such as id, type, description, inuse, shared
 and parents: --filter type==exec.cachemount. Several are alternatives; conditions in
 one, divided by commas, must all hold.`,
 		Example: `  kiln du
   kiln du -v --filter type==exec.cachemount
+  kiln du --why 09bd1c18b063fbfe5b68e255658097850e0e31227ed75428dc3fe845b6778304
   kiln du --format json`,
 		Args: cobra.NoArgs,
 	}
 	filters := cmd.Flags().StringArrayP("filter", "f", nil, "show only records that match")
+	why := cmd.Flags().String("why", "", "show what keeps the record with this id")
+	cmd.MarkFlagsMutuallyExclusive("filter", "why")
 	style := styleFlags(cmd.Flags())
 	cmd.RunE = t.withDaemon(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
 		chosen, err := style()
 		if err != nil {
 			return err
 		}
-		return report.DiskUsage(ctx, controlapi.NewControlClient(conn), *filters, chosen, t.env.Stdout)
+		control := controlapi.NewControlClient(conn)
+		switch {
+		case *why != "":
+			return report.DiskUsage(ctx, control, []string{"pins==" + *why}, chosen, t.env.Stdout)
+		case len(*filters) == 0:
+			return report.WholeDiskUsage(ctx, control, chosen, t.env.Stdout)
+		}
+		return report.DiskUsage(ctx, control, *filters, chosen, t.env.Stdout)
 	})
 	return cmd
 }

@@ -51,8 +51,17 @@ type Style struct {
 	Verbose bool
 }
 
-// DiskUsage prints the records that match any of the filters, the largest first. The
-// format is applied once, to the whole list.
+// everything are filters that all records match. A daemon lists what is no record but
+// takes space where one of them names its type, which other daemons don't know.
+var everything = []string{"type!=system", "type==system"}
+
+// WholeDiskUsage is DiskUsage of all that takes space.
+func WholeDiskUsage(ctx context.Context, control controlapi.ControlClient, style Style, out io.Writer) error {
+	return DiskUsage(ctx, control, everything, style, out)
+}
+
+// DiskUsage prints the records that match any of the filters, the largest first, and the
+// sum where that is all of them. The format is applied once, to the whole list.
 func DiskUsage(ctx context.Context, control controlapi.ControlClient, filters []string, style Style, out io.Writer) error {
 	response, err := control.DiskUsage(ctx, &controlapi.DiskUsageRequest{Filter: filters})
 	if err != nil {
@@ -80,7 +89,7 @@ func DiskUsage(ctx context.Context, control controlapi.ControlClient, filters []
 		}
 	}
 	columns.Flush()
-	if len(filters) == 0 {
+	if len(filters) == 0 || slices.Equal(filters, everything) {
 		summary(columns, records)
 	}
 	return columns.Flush()
