@@ -58,7 +58,7 @@ func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Resu
 		layers = append(layers, l)
 	}
 	m := newMounting(e.cfg, job, layers)
-	m.fresh = e.step.Meta.IgnoreCache
+	m.fresh, m.cwd = e.step.Meta.IgnoreCache, e.exec.Meta.Cwd
 	defer m.close(ctx)
 	if err := e.process(ctx, job, m); err != nil {
 		m.unmount()

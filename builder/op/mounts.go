@@ -25,6 +25,8 @@ type mounting struct {
 	inputs []*layer.Layer
 	// fresh: cache mounts begin empty.
 	fresh bool
+	// cwd is what relative targets are relative to; "" is /.
+	cwd string
 
 	root         string
 	rootReadonly bool
@@ -45,13 +47,21 @@ func newMounting(cfg *ExecConfig, job schedule.Job, inputs []*layer.Layer) *moun
 // all makes the mounts, parents before what lies below them.
 func (m *mounting) all(ctx context.Context, mounts []*pb.Mount) error {
 	sorted := slices.Clone(mounts)
-	slices.SortStableFunc(sorted, func(a, b *pb.Mount) int { return strings.Compare(path.Clean(a.Dest), path.Clean(b.Dest)) })
+	slices.SortStableFunc(sorted, func(a, b *pb.Mount) int { return strings.Compare(m.target(a), m.target(b)) })
 	for _, mt := range sorted {
 		if err := m.mount(ctx, mt); err != nil {
 			return fmt.Errorf("mount %s: %w", mt.Dest, err)
 		}
 	}
 	return nil
+}
+
+// target is where the process sees the mount.
+func (m *mounting) target(mt *pb.Mount) string {
+	if path.IsAbs(mt.Dest) {
+		return path.Clean(mt.Dest)
+	}
+	return path.Join("/", m.cwd, mt.Dest)
 }
 
 func (m *mounting) mount(ctx context.Context, mt *pb.Mount) error {
@@ -99,7 +109,7 @@ func (m *mounting) show(mt *pb.Mount, dir string) {
 		options = append(options, "ro")
 	}
 	m.dirs[mt] = dir
-	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: dir, Type: "bind", Options: options})
+	m.mounts = append(m.mounts, sandbox.Mount{Target: m.target(mt), Source: dir, Type: "bind", Options: options})
 }
 
 func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
@@ -174,7 +184,7 @@ func (m *mounting) tmpfs(mt *pb.Mount) {
 	if mt.Readonly {
 		options = append(options, "ro")
 	}
-	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: "tmpfs", Type: "tmpfs", Options: options})
+	m.mounts = append(m.mounts, sandbox.Mount{Target: m.target(mt), Source: "tmpfs", Type: "tmpfs", Options: options})
 }
 
 // unmount ends what only the running process needed.

@@ -36,7 +36,7 @@ func (m *mounting) secret(ctx context.Context, mt *pb.Mount) error {
 		return fmt.Errorf("secret %s: %w", opt.ID, err)
 	}
 	m.mounts = append(m.mounts, sandbox.Mount{
-		Target: mt.Dest, Source: file, Type: "bind",
+		Target: m.target(mt), Source: file, Type: "bind",
 		Options: []string{"bind", "ro", "nosuid", "nodev"},
 	})
 	return nil
@@ -91,6 +91,6 @@ func (m *mounting) ssh(ctx context.Context, mt *pb.Mount) error {
 		return err
 	}
 	m.undo = append(m.undo, func() { agent.Close() })
-	m.mounts = append(m.mounts, sandbox.Mount{Target: mt.Dest, Source: agent.Path, Type: "bind", Options: []string{"bind"}})
+	m.mounts = append(m.mounts, sandbox.Mount{Target: m.target(mt), Source: agent.Path, Type: "bind", Options: []string{"bind"}})
 	return nil
 }

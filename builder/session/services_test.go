@@ -308,7 +308,7 @@ func TestSSH(t *testing.T) {
 	t.Parallel()
 	c, stop := sessiontest.Open(t, session.NewManager(), "", service(func(s *grpc.Server) { sshforward.RegisterSSHServer(s, echoAgent{}) }))
 	if _, err := c.ForwardSSH(t.Context(), session.SSHOptions{ID: "other", Dir: t.TempDir()}); !errdefs.IsNotFound(err) ||
-		!strings.Contains(err.Error(), "ssh agent other") {
+		!strings.Contains(err.Error(), `no SSH key "other"`) {
 		t.Errorf("unknown agent: %v", err)
 	}
 	dir := t.TempDir()
