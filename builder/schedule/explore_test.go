@@ -15,7 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/graph"
 	digest "github.com/opencontainers/go-digest"
 )
@@ -177,7 +176,8 @@ func (x *scenario) build(b trial) {
 			cancel()
 		})
 	}
-	sink := newWatch(x.w, b.id, !x.vanish && !x.partial && len(b.graphs) == 1)
+	sink := newWatch(x.w, b.id)
+	sink.simple, sink.calm = !x.vanish && !x.partial && len(b.graphs) == 1, !x.cancels && x.w.breaks == nil
 	build := x.s.NewBuild(BuildConfig{
 		ID: b.id, Ops: modelOps{x.w, b.m, b.id}, Sink: sink, Sessions: func() []string { return []string{b.id} },
 	})
@@ -236,79 +236,4 @@ func (x *scenario) checkOrigin(b trial, s *graph.Step, v *value) {
 			x.checkOrigin(b, in.Step, v.inputs[i])
 		}
 	}
-}
-
-// prediction is what a build that is alone has to run.
-type prediction struct {
-	b    trial
-	keys map[cache.Key]cache.ID
-	have map[cache.ID]bool
-	ids  map[*graph.Step]cache.ID
-	vals map[*graph.Step]int
-	runs []cache.ID
-}
-
-// predict evaluates a build step by step, with a copy of the world's records.
-func predict(w *world, b trial) *prediction {
-	p := &prediction{b: b, keys: map[cache.Key]cache.ID{}, have: map[cache.ID]bool{}, ids: map[*graph.Step]cache.ID{}}
-	for k, id := range w.keys {
-		p.keys[k] = id
-	}
-	for id := range w.records {
-		p.have[id] = true
-	}
-	for _, g := range b.graphs {
-		p.vals, _ = b.m.naive(g)
-		for _, s := range g.Steps {
-			p.identify(s)
-		}
-		p.need(g.Result.Step)
-	}
-	return p
-}
-
-// identify finds a step's identity; its inputs have been identified.
-func (p *prediction) identify(s *graph.Step) {
-	does := p.b.m.does[s.Digest]
-	ins := does.inputsOf(s, p.ids)
-	own := func(k cache.Key) cache.Key {
-		if s.Meta.IgnoreCache {
-			return cache.FreshKey(k, p.b.id)
-		}
-		return k
-	}
-	def := cache.DefinitionKey(does.keyDigest(s.Outputs), ins)
-	if id := p.keys[own(def)]; id != "" {
-		p.ids[s] = id
-		return
-	}
-	key := def
-	if slices.Contains(does.content, true) {
-		for i, in := range s.Inputs {
-			if does.content[i] {
-				p.need(in.Step)
-				ins[i].Content = contentOf(does.read(i, p.vals[in.Step]+in.Index))
-			}
-		}
-		key = cache.ContentKey(does.keyDigest(s.Outputs), ins)
-	}
-	id := p.keys[own(key)]
-	if id == "" {
-		id = cache.ID(own(key))
-	}
-	p.ids[s] = id
-	p.keys[def], p.keys[own(key)], p.keys[key] = id, id, id
-}
-
-// need takes a step's result from the records, or runs it.
-func (p *prediction) need(s *graph.Step) {
-	id := p.ids[s]
-	if p.have[id] {
-		return
-	}
-	for _, in := range s.Inputs {
-		p.need(in.Step)
-	}
-	p.have[id] = true
-	p.runs = append(p.runs, id)
 }

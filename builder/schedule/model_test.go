@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -228,25 +227,30 @@ func (o *modelOp) Run(ctx context.Context, job Job, inputs []Result) ([]Result, 
 	return results, nil
 }
 
-// work takes its time, and fails where the step is to fail or loses the session
-// that it uses.
+// work takes its time, and fails where the step is to fail or loses all the
+// sessions that it could use.
 func (o *modelOp) work(ctx context.Context, job Job) error {
-	var lost <-chan struct{}
+	sessions := []string{""}
 	if o.does.session {
-		ids := job.Sessions()
-		if len(ids) == 0 {
-			return fmt.Errorf("no session: %w", errdefs.ErrUnavailable)
+		sessions = job.Sessions()
+	}
+	for _, id := range sessions {
+		var lost <-chan struct{}
+		if id != "" {
+			lost = o.w.session(id)
 		}
-		slices.Sort(ids)
-		lost = o.w.session(ids[0])
+		select {
+		case <-time.After(o.does.slow):
+			return o.fail()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-lost:
+		}
 	}
-	select {
-	case <-time.After(o.does.slow):
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-lost:
-		return fmt.Errorf("session lost: %w", errdefs.ErrUnavailable)
-	}
+	return fmt.Errorf("no session: %w", errdefs.ErrUnavailable)
+}
+
+func (o *modelOp) fail() error {
 	if o.does.panics {
 		panic(errFails.Error())
 	}
