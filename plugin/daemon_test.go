@@ -3,6 +3,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -145,24 +146,39 @@ func TestBuildOfADefinition(t *testing.T) {
 	if rec.NumTotalSteps != 1 || rec.NumCompletedSteps != 1 || rec.Error != nil {
 		t.Errorf("record %v", rec)
 	}
-	// The log is there for those who read content.
-	stream, err := contentapi.NewContentClient(d).Read(t.Context(), &contentapi.ReadContentRequest{Digest: rec.Logs.Digest})
+	// Log and trace are there for those who read content.
+	if log := d.read(t, rec.Logs); int64(len(log)) != rec.Logs.Size || len(log) == 0 {
+		t.Errorf("read %d bytes of %d", len(log), rec.Logs.Size)
+	}
+	dec := json.NewDecoder(bytes.NewReader(d.read(t, rec.Trace)))
+	var names []string
+	for dec.More() {
+		var span struct{ Name string }
+		if err := dec.Decode(&span); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, span.Name)
+	}
+	if len(names) != 2 || names[0] != "build" {
+		t.Errorf("spans %q", names)
+	}
+}
+
+func (d *running) read(t *testing.T, desc *controlapi.Descriptor) (all []byte) {
+	t.Helper()
+	stream, err := contentapi.NewContentClient(d).Read(t.Context(), &contentapi.ReadContentRequest{Digest: desc.GetDigest()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	size := int64(0)
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			break
+			return all
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		size += int64(len(m.Data))
-	}
-	if size != rec.Logs.Size || size == 0 {
-		t.Errorf("read %d bytes of %d", size, rec.Logs.Size)
+		all = append(all, m.Data...)
 	}
 }
 

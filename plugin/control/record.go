@@ -2,12 +2,14 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/plugin/history"
 	"github.com/kiln-build/kiln/plugin/status"
+	"github.com/kiln-build/kiln/plugin/trace"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/util/grpcerrors"
 	grpcstatus "google.golang.org/grpc/status"
@@ -73,4 +75,15 @@ func describeFailure(ctx context.Context, rec *controlapi.BuildHistoryRecord, b 
 	all.Details = nil
 	rec.Error = all
 	return nil
+}
+
+// addTrace keeps a trace of the build, which has ended, with its record.
+func addTrace(rec *controlapi.BuildHistoryRecord, n *run, failure error) error {
+	spans := n.trace.Spans("build", failure, map[string]string{"ref": rec.Ref, "frontend": rec.Frontend})
+	data, err := trace.Encode(spans)
+	if err != nil {
+		return fmt.Errorf("trace of the build: %w", err)
+	}
+	rec.Trace, err = n.build.Blob(trace.MediaType, data)
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/plugin/history"
 	"github.com/kiln-build/kiln/plugin/status"
+	"github.com/kiln-build/kiln/plugin/trace"
 )
 
 // linger is how long the status of a build that ended can still be followed
@@ -21,6 +22,7 @@ type run struct {
 	internal bool // the client asks for itself, no user for a build
 	build    *history.Build
 	stream   *status.Stream
+	trace    *trace.Recorder // passes on to the stream
 
 	// These belong to runs.mu.
 	readers int

@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/plugin/history"
 	"github.com/kiln-build/kiln/plugin/status"
+	"github.com/kiln-build/kiln/plugin/trace"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/util/grpcerrors"
 	digest "github.com/opencontainers/go-digest"
@@ -29,14 +30,14 @@ func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*cont
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.begin(req, o.record)
+	n, err := s.begin(ctx, req, o.record)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range o.warnings {
-		emitWarning(n.stream, w)
+		emitWarning(n.trace, w)
 	}
-	resp, err := s.build(ctx, o.request, n.stream)
+	resp, err := s.build(ctx, o.request, n.trace)
 	s.finish(ctx, n, o.record, resp, err)
 	if err != nil {
 		// What failed within the build says nothing about the call: only a
@@ -48,7 +49,7 @@ func (s *Server) Solve(ctx context.Context, req *controlapi.SolveRequest) (*cont
 
 // begin makes a build known to those who ask for its status or listen to
 // history.
-func (s *Server) begin(req *controlapi.SolveRequest, rec *controlapi.BuildHistoryRecord) (*run, error) {
+func (s *Server) begin(ctx context.Context, req *controlapi.SolveRequest, rec *controlapi.BuildHistoryRecord) (*run, error) {
 	if err := s.runs.reserve(req.Ref); err != nil {
 		return nil, err
 	}
@@ -64,6 +65,7 @@ func (s *Server) begin(req *controlapi.SolveRequest, rec *controlapi.BuildHistor
 		return nil, err
 	}
 	n := &run{ref: req.Ref, internal: req.Internal, build: b, stream: status.New(b.Log(), s.cfg.Limits)}
+	n.trace = trace.New(ctx, n.stream)
 	s.runs.begin(n)
 	return n, nil
 }
@@ -88,6 +90,9 @@ func (s *Server) finish(ctx context.Context, n *run, rec *controlapi.BuildHistor
 	rec.CompletedAt = timestamppb.Now()
 	describe(rec, n.stream.Summary(), resp)
 	err := describeFailure(ctx, rec, n.build, failure)
+	if err == nil && !n.build.Hidden() {
+		err = addTrace(rec, n, failure)
+	}
 	if err == nil && !n.build.Hidden() {
 		err = n.build.Complete(rec, status.MediaType)
 	}

@@ -81,7 +81,8 @@ func (s *Server) UpdateBuildHistory(_ context.Context, req *controlapi.UpdateBui
 	case req.Delete:
 		return resp, s.cfg.History.Delete(req.Ref)
 	case req.Finalize:
-		// Logs are complete when a build has ended; there is no more to save.
+		// Log and trace are complete when a build has ended; there is no more
+		// to save.
 		return resp, nil
 	}
 	return resp, s.cfg.History.Update(req.Ref, func(rec *controlapi.BuildHistoryRecord) { rec.Pinned = req.Pinned })
