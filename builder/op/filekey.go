@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/layer/checksum"
 	"github.com/kiln-build/kiln/builder/schedule"
@@ -49,8 +50,8 @@ func (f *File) Key(context.Context, schedule.Job) (schedule.Key, error) {
 		return schedule.Key{}, err
 	}
 	key.Digest = digest.FromBytes(dt)
-	for i := range f.step.Inputs {
-		key.Inputs = append(key.Inputs, f.inputKey(selectors[int64(i)]))
+	for i, in := range f.step.Inputs {
+		key.Inputs = append(key.Inputs, f.inputKey(in, selectors[int64(i)]))
 	}
 	return key, nil
 }
@@ -144,7 +145,7 @@ func (f *File) selectors() (map[int64][]checksum.Selector, error) {
 	return selectors, nil
 }
 
-func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
+func (f *File) inputKey(in graph.Output, selectors []checksum.Selector) schedule.InputKey {
 	if len(selectors) == 0 {
 		return schedule.InputKey{}
 	}
@@ -162,10 +163,11 @@ func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
 				return digestNothing(len(selectors)), nil
 			}
 			d, err := f.layers.Digest(ctx, l, selectors)
-			// Clients know the message by its shape.
+			// Clients know the messages by their shape: there is one for what
+			// has no tree, and one for an empty tree such as a directory sent.
 			var missing *checksum.PathError
 			switch {
-			case errors.As(err, &missing) && l == nil:
+			case errors.As(err, &missing) && l == nil && !sent(in):
 				err = &os.PathError{Op: "lstat", Path: missing.Path, Err: syscall.ENOENT}
 			case missing != nil:
 				err = missing
@@ -176,6 +178,11 @@ func (f *File) inputKey(selectors []checksum.Selector) schedule.InputKey {
 			return d, nil
 		},
 	}
+}
+
+// sent tells whether an output is a client's directory.
+func sent(o graph.Output) bool {
+	return o.Step != nil && strings.HasPrefix(o.Step.Op.GetSource().GetIdentifier(), "local://")
 }
 
 // wholes tells whether all selectors select the whole tree.

@@ -1,7 +1,10 @@
 package op
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -151,11 +154,16 @@ func TestFileContentOfNothing(t *testing.T) {
 	if _, err := b.content(fileStep(1, copyFrom(-1, 0, 0, "/", "/")), 0, nil); err != nil {
 		t.Error(err)
 	}
-	_, err := b.content(fileStep(1, copyFrom(-1, 0, 0, "/foo", "/")), 0, nil)
-	if want := `failed to calculate checksum of ref scratch: "/foo": not found`; err == nil || err.Error() != want || !errdefs.IsNotFound(err) {
-		t.Errorf("got %v, want %s", err, want)
+	step := fileStep(1, copyFrom(-1, 0, 0, "/foo", "/"))
+	if _, err := b.content(step, 0, nil); err == nil || !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "lstat /foo: no such file") {
+		t.Errorf("without a tree: %v", err)
 	}
-	step := fileStep(1, copyFrom(-1, 0, 0, "/foo*", "/"))
+	step.Inputs[0].Step = &graph.Step{Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: "local://context"}}}}
+	_, err := b.content(step, 0, nil)
+	if want := `failed to calculate checksum of ref scratch: "/foo": not found`; err == nil || err.Error() != want || !errdefs.IsNotFound(err) {
+		t.Errorf("in an empty directory: %v, want %s", err, want)
+	}
+	step = fileStep(1, copyFrom(-1, 0, 0, "/foo*", "/"))
 	step.Op.GetFile().Actions[0].GetCopy().AllowWildcard = true
 	if _, err := b.content(step, 0, nil); err != nil {
 		t.Errorf("a pattern without matches: %v", err)
