@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -23,7 +22,7 @@ const reproducible = `
 -- Dockerfile --
 FROM BASE
 COPY words /words
-RUN sort /words > /sorted && mkdir /empty && ln -s sorted /link && touch -h -d @1700000000 /sorted /empty /link
+RUN sort /words > /sorted && mkdir /empty && ln -s sorted /link
 ENV A=b
 CMD ["cat", "/sorted"]
 -- words --
@@ -38,21 +37,20 @@ func TestSameDigest(t *testing.T) {
 	for _, start := range []func(*testing.T) *bed{embedded, onHost} {
 		b := start(t)
 		dir := b.files(reproducible)
-		b.must(os.Chtimes(filepath.Join(dir, "words"), time.Time{}, time.Unix(1700000000, 0)))
 		builder := b.buildx()
 		for _, client := range []struct {
 			name string
 			cmd  func(metadata string) *exec.Cmd
 		}{
 			{"kiln", func(metadata string) *exec.Cmd {
-				return b.daemon.Client("kiln", "build", "--metadata-file", metadata, dir)
+				return b.daemon.Client("kiln", "build", "--rewrite-timestamp", "--metadata-file", metadata, dir)
 			}},
 			{"buildctl", func(metadata string) *exec.Cmd {
 				return b.daemon.Client("buildctl", "build", "--frontend=dockerfile.v0", "--local=context="+dir, "--local=dockerfile="+dir,
-					"--opt=build-arg:"+epoch, "--output=type=image", "--metadata-file="+metadata)
+					"--opt=build-arg:"+epoch, "--output=type=image,rewrite-timestamp=true", "--metadata-file="+metadata)
 			}},
 			{"buildx", func(metadata string) *exec.Cmd {
-				return builder("build", "--output=type=image", "--metadata-file="+metadata, dir)
+				return builder("build", "--output=type=image,rewrite-timestamp=true", "--metadata-file="+metadata, dir)
 			}},
 		} {
 			metadata := filepath.Join(t.TempDir(), "metadata.json")
@@ -114,8 +112,8 @@ func TestRunAtOnce(t *testing.T) {
 	}
 	b.run(b.containerd.Ctr("images", "rm", "--sync", "example.test/sorted:latest", "example.test/sorted:second"))
 	b.idle()
-	if left := b.run(b.containerd.Ctr("snapshots", "ls")).stdout; strings.Contains(left, "sha256:") {
-		t.Errorf("without images and cache there are layers of images:\n%s", left)
+	if left := b.run(b.containerd.Ctr("snapshots", "ls")).stdout; strings.Count(left, "\n") > 1 {
+		t.Errorf("without images and cache there are snapshots:\n%s", left)
 	}
 }
 
