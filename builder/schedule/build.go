@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/kiln-build/kiln/builder/cache"
@@ -23,6 +24,9 @@ type BuildConfig struct {
 	Sessions func() []string
 	// Sink takes what the build reports.
 	Sink event.Sink
+	// Ran is told of each step that was run for the build, with the record of
+	// it but its outputs; it may be nil. It is called from several goroutines.
+	Ran func(*graph.Step, cache.Record)
 }
 
 // Build is one user's work with the scheduler: it gives the results of any
@@ -34,9 +38,10 @@ type Build struct {
 	vertices *vertices
 	ctx      context.Context
 	cancel   context.CancelFunc
-	work     sync.WaitGroup
+	work     sync.WaitGroup // added to under mu, unless closed
 
 	mu       sync.Mutex
+	closed   bool
 	pins     map[digest.Digest]*pin
 	acquired map[cache.ID]int
 }
@@ -67,6 +72,13 @@ func (b *Build) Result(ctx context.Context, g *graph.Graph) (Result, error) {
 	if g.Result.Step == nil {
 		return nil, nil
 	}
+	if err := b.begin(); err != nil {
+		return nil, err
+	}
+	defer b.work.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(b.ctx, func() { cancel(errBuildEnded) })()
 	b.vertices.add(g)
 	results, err := newPlan(b, g).run(ctx)
 	if err != nil {
@@ -75,9 +87,26 @@ func (b *Build) Result(ctx context.Context, g *graph.Graph) (Result, error) {
 	return results[g.Result.Index], nil
 }
 
+// errBuildEnded is the cause of the end of what a build did when it was closed.
+var errBuildEnded = fmt.Errorf("the build has ended: %w", context.Canceled)
+
+// begin keeps the build from ending until work.Done.
+func (b *Build) begin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errBuildEnded
+	}
+	b.work.Add(1)
+	return nil
+}
+
 // Close ends what the build still does, waits for it, and releases what the
 // build used.
 func (b *Build) Close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
 	b.cancel()
 	b.work.Wait()
 	b.vertices.close()
@@ -194,6 +223,12 @@ func (b *Build) failed(s *graph.Step, err error) error {
 		err = bkerrdefs.WithSource(err, &bkerrdefs.Source{Info: loc.Info, Ranges: loc.Ranges})
 	}
 	return err
+}
+
+func (b *Build) ran(s *graph.Step, made *cache.Record) {
+	if made != nil && b.cfg.Ran != nil {
+		b.cfg.Ran(s, *made)
+	}
 }
 
 // panicked is the error for a panic that was recovered, with its stack.
