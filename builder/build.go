@@ -34,6 +34,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 			err = fmt.Errorf("internal error: %v", p)
 		}
 	}()
+	defer func() { b.madeRoom(ctx, err) }()
 	granted, err := b.grant(req.Entitlements)
 	if err != nil {
 		return nil, err
@@ -154,9 +155,11 @@ func (b *Builder) export(ctx context.Context, exporters []export.Exporter, what 
 		return frontend.Vertex(job.Progress.Sink, digest.FromString(rand.Text()), name, func(p event.Progress) (err error) {
 			job := job
 			job.Progress = p
+			ctx, leave := b.guard.join(ctx, name)
+			defer leave()
 			outcomes[i], err = exporters[i].Export(ctx, job, what)
 			if err != nil {
-				return err
+				return reason(ctx, err)
 			}
 			defer outcomes[i].Release()
 			if outcomes[i].Finalize != nil {

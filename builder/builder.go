@@ -44,8 +44,9 @@ type Config struct {
 	// MaxParallelism bounds how many processes run at once; 0: no bound.
 	MaxParallelism int
 	CgroupParent   string
-	// Policies are what Collect removes.
+	// Policies are what Collect removes; Ceiling holds at all times.
 	Policies  []cache.Policy
+	Ceiling   Ceiling
 	Frontends map[string]frontend.Func
 }
 
@@ -60,6 +61,7 @@ type Builder struct {
 	sources   *source.Sources
 	exporters *export.Exporters
 	exec      *op.ExecConfig
+	guard     *guard // nil: there is no ceiling
 
 	pruning sync.Mutex // one prune at a time
 
@@ -109,6 +111,9 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 		return nil, err
 	}
 	b.scheduler = schedule.New(b.records)
+	if cfg.Ceiling != (Ceiling{}) {
+		b.guard = newGuard(b, cfg.Ceiling)
+	}
 	return b, nil
 }
 
@@ -156,11 +161,15 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 	}
 	switch {
 	case s.Op.GetSource() != nil:
-		return o.b.sources.Op(s)
+		op, err := o.b.sources.Op(s)
+		if err != nil {
+			return nil, err
+		}
+		return o.b.guard.wrap(s, op), nil
 	case s.Op.GetExec() != nil:
-		return o.blobs.wrap(s, op.NewExec(o.b.exec, s)), nil
+		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s))), nil
 	case s.Op.GetFile() != nil:
-		return o.blobs.wrap(s, op.NewFile(o.b.layers, s)), nil
+		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s))), nil
 	case s.Op.GetPassthrough() != nil:
 		return op.NewPassthrough(s), nil
 	}

@@ -26,6 +26,7 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 	if err != nil {
 		return nil, err
 	}
+	disk := diskSize(cfg.Root)
 	return builder.Open(ctx, builder.Config{
 		Root:           cfg.Root,
 		Store:          st,
@@ -37,7 +38,8 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 		Platforms:      platforms,
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
 		CgroupParent:   cfg.Sandbox.CgroupParent,
-		Policies:       policies(cfg),
+		Policies:       policies(cfg.GC, disk),
+		Ceiling:        ceiling(cfg.GC, disk),
 		Frontends:      frontends(cfg),
 	})
 }
@@ -90,15 +92,19 @@ func registries(cfg config.Config) registry.Config {
 	return registry.Config{Hosts: hosts, HostDirs: cfg.CertsDirs}
 }
 
-// policies are what is collected, for the disk that root is on.
-func policies(cfg config.Config) []cache.Policy {
-	var disk int64
+// diskSize is how many bytes the disk has that root is on, 0 if that is unknown.
+func diskSize(root string) int64 {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(cfg.Root, &fs); err == nil {
-		disk = int64(fs.Blocks) * fs.Bsize
+	if err := unix.Statfs(root, &fs); err != nil {
+		return 0
 	}
+	return int64(fs.Blocks) * fs.Bsize
+}
+
+// policies are what is collected on a disk of so many bytes.
+func policies(gc config.GC, disk int64) []cache.Policy {
 	var out []cache.Policy
-	for _, p := range cfg.GC.EffectivePolicies(disk) {
+	for _, p := range gc.EffectivePolicies(disk) {
 		out = append(out, cache.Policy{
 			Filters:       p.Filters,
 			All:           p.All,
@@ -109,4 +115,28 @@ func policies(cfg config.Config) []cache.Policy {
 		})
 	}
 	return out
+}
+
+// A disk isn't filled to less than this part of it, or this many bytes, the
+// lesser of the two, whatever the policies say.
+const (
+	leastFreePart  = 100
+	leastFreeBytes = 1e9
+)
+
+// ceiling is what holds during builds: the most that the policies for all
+// records allow. Their minimum of free space is restored after builds, by
+// collecting; a build only fails when next to nothing is left.
+func ceiling(gc config.GC, disk int64) builder.Ceiling {
+	c := builder.Ceiling{}
+	for _, p := range gc.EffectivePolicies(disk) {
+		c.MinFree = min(disk/leastFreePart, leastFreeBytes)
+		if len(p.Filters) == 0 && p.KeepDuration.Duration == 0 {
+			c.MaxUsed = max(p.MaxUsedSpace.Bytes, p.ReservedSpace.Bytes)
+			if p.MaxUsedSpace.Bytes == 0 {
+				c.MaxUsed = 0
+			}
+		}
+	}
+	return c
 }

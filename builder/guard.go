@@ -1,0 +1,237 @@
+package builder
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/cache"
+)
+
+// The guard looks at the disk this often while something is written. Measuring
+// what the builder has is dear: it is done when the free space says that it may
+// be too much, or after measureEvery.
+const (
+	lookEvery    = 100 * time.Millisecond
+	measureEvery = 15 * time.Second
+	forever      = 100 * 365 * 24 * time.Hour
+)
+
+// waitForRoom is how long a step that is to begin waits for others to end when
+// there is no room.
+const waitForRoom = time.Minute
+
+// guard holds the ceiling while steps write.
+type guard struct {
+	ceiling Ceiling
+	disk    func() cache.Disk
+	measure func(context.Context) (int64, error)                   // what the builder has
+	written func(ctx context.Context, lease string) (int64, error) // what a step has
+	relieve func(ctx context.Context, c Ceiling) error             // removes what nobody uses
+	builds  func() int                                             // that run
+
+	mu     sync.Mutex
+	steps  map[*guarded]struct{}
+	ended  chan struct{} // closed and replaced when a step has ended
+	stop   func()        // the watcher; nil while no step runs
+	looked time.Time     // when it was last measured
+	used   int64         // at that time
+	free   int64         // at that time
+}
+
+// guarded is a step that writes.
+type guarded struct {
+	name  string
+	lease string
+	fail  context.CancelCauseFunc
+}
+
+func newGuard(b *Builder, c Ceiling) *guard {
+	return &guard{
+		ceiling: c, disk: b.disk, measure: b.used, written: b.written, relieve: b.relieve, builds: b.count,
+		steps: map[*guarded]struct{}{}, ended: make(chan struct{}),
+	}
+}
+
+// enter waits until there is room for the step, and joins.
+func (g *guard) enter(ctx context.Context, name string) (_ context.Context, leave func(), _ error) {
+	if g == nil {
+		return ctx, func() {}, nil
+	}
+	if err := g.wait(ctx, name); err != nil {
+		return nil, nil, err
+	}
+	ctx, leave = g.join(ctx, name)
+	return ctx, leave, nil
+}
+
+// join gives a context for what writes that ends, with a CeilingError as its
+// cause, when there is too little room. leave must be called when the writing
+// has ended, and may be long before ctx does.
+func (g *guard) join(ctx context.Context, name string) (_ context.Context, leave func()) {
+	if g == nil {
+		return ctx, func() {}
+	}
+	lease, _ := leases.FromContext(ctx)
+	ctx, fail := context.WithCancelCause(ctx)
+	s := &guarded{name: name, lease: lease, fail: fail}
+	g.mu.Lock()
+	g.steps[s] = struct{}{}
+	if g.stop == nil {
+		wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		g.stop = cancel
+		go g.watch(wctx)
+	}
+	g.mu.Unlock()
+	return ctx, func() {
+		g.mu.Lock()
+		delete(g.steps, s)
+		if len(g.steps) == 0 {
+			g.stop()
+			g.stop = nil
+		}
+		g.mu.Unlock()
+		g.changed()
+	}
+}
+
+// changed tells those who wait that there may be more room.
+func (g *guard) changed() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.ended)
+	g.ended = make(chan struct{})
+}
+
+// wait returns when there is room, or that there is none although nothing runs
+// that could make some.
+func (g *guard) wait(ctx context.Context, name string) error {
+	timeout := time.NewTimer(waitForRoom)
+	defer timeout.Stop()
+	for {
+		g.mu.Lock()
+		ended, others := g.ended, len(g.steps) > 0
+		g.mu.Unlock()
+		full, err := g.full(ctx, forever)
+		if err != nil || full == nil {
+			return err
+		}
+		full.Step = name
+		if !others && g.builds() < 2 {
+			return full
+		}
+		select {
+		case <-ended:
+		case <-timeout.C:
+			return full
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// watch fails the step that has written the most whenever the ceiling does not
+// hold, and waits for that step's end.
+func (g *guard) watch(ctx context.Context) {
+	for sleep(ctx, lookEvery) {
+		full, err := g.full(ctx, measureEvery)
+		if err != nil {
+			log.G(ctx).WithError(err).Warn("what the builder uses of the disk can't be measured")
+			sleep(ctx, measureEvery)
+			continue
+		}
+		if full == nil {
+			continue
+		}
+		g.mu.Lock()
+		ended := g.ended
+		g.mu.Unlock()
+		if !g.failLargest(ctx, full) {
+			continue
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (g *guard) failLargest(ctx context.Context, full *CeilingError) bool {
+	g.mu.Lock()
+	steps := make([]*guarded, 0, len(g.steps))
+	for s := range g.steps {
+		steps = append(steps, s)
+	}
+	g.mu.Unlock()
+	var largest *guarded
+	for _, s := range steps {
+		n, err := g.written(ctx, s.lease)
+		if err != nil {
+			log.G(ctx).WithError(err).Warnf("what step %q has written can't be measured", s.name)
+		}
+		if largest == nil || n > full.Written {
+			largest, full.Step, full.Written = s, s.name, n
+		}
+	}
+	if largest == nil {
+		return false
+	}
+	largest.fail(full)
+	return true
+}
+
+// full tells how the ceiling is exceeded after all that can be removed was; nil
+// where it holds. A measurement that is older than maxAge isn't relied on.
+func (g *guard) full(ctx context.Context, maxAge time.Duration) (*CeilingError, error) {
+	if g.plausible(maxAge) {
+		return nil, nil
+	}
+	e, err := g.look(ctx)
+	if e == nil || err != nil {
+		return nil, err
+	}
+	if err := g.relieve(ctx, g.ceiling); err != nil {
+		return nil, err
+	}
+	return g.look(ctx)
+}
+
+// plausible says whether the ceiling holds if all that was written to the disk
+// since the last measurement is the builder's.
+func (g *guard) plausible(maxAge time.Duration) bool {
+	free := g.disk().Free
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Since(g.looked) <= maxAge && g.ceiling.holds(g.used+max(0, g.free-free), free)
+}
+
+// look measures.
+func (g *guard) look(ctx context.Context) (*CeilingError, error) {
+	free := g.disk().Free
+	used, err := g.measure(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	g.used, g.free, g.looked = used, free, time.Now()
+	g.mu.Unlock()
+	if g.ceiling.holds(used, free) {
+		return nil, nil
+	}
+	return &CeilingError{Ceiling: g.ceiling, Used: used, Free: free}, nil
+}
+
+// sleep says whether it was not interrupted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
