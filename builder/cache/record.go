@@ -49,8 +49,13 @@ type Record struct {
 	Outputs []string `json:"outputs"`
 	// Parents are the records whose results this one's stand on.
 	Parents []ID `json:"parents,omitempty"`
-	// Parts are what the record's definition key was made of, with the inputs.
-	Parts    []Part        `json:"parts,omitempty"`
+	// Step is the name of the step that made it, Op the digest of what the step
+	// is; Parts are what Op was made of, as far as it has a name.
+	Step  string        `json:"step,omitempty"`
+	Op    digest.Digest `json:"op,omitempty"`
+	Parts []Part        `json:"parts,omitempty"`
+	// Inputs are how the step's inputs counted in its key.
+	Inputs   []Input       `json:"inputs,omitempty"`
 	Created  time.Time     `json:"created"`
 	Duration time.Duration `json:"duration,omitempty"`
 	// LastUsed and Uses say how the record was of use since it was made.
@@ -61,8 +66,8 @@ type Record struct {
 // An Input is how one input counts in a key: by what it is (the record and the
 // output), or by the digest of what a step reads of it.
 type Input struct {
-	Record   ID
-	Output   int
-	Selector string
-	Content  digest.Digest
+	Record   ID            `json:"r,omitempty"`
+	Output   int           `json:"o,omitempty"`
+	Selector string        `json:"s,omitempty"`
+	Content  digest.Digest `json:"c,omitempty"`
 }

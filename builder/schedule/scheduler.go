@@ -44,6 +44,7 @@ type work struct {
 	key     Key
 	keys    []cache.Key
 	inputs  []Result
+	content []cache.Input // parallel to inputs
 	parents []cache.ID
 }
 
@@ -63,6 +64,7 @@ type run struct {
 	waiters int // under Scheduler.mu
 	done    chan struct{}
 	results []Result
+	made    *cache.Record // nil where it was there already
 	err     error
 }
 
@@ -86,6 +88,7 @@ func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) 
 		}
 		if err == nil {
 			b.vertices.complete(w.step.Digest, nil)
+			b.ran(w.step, r.made)
 		}
 		return results, err
 	}
@@ -187,7 +190,8 @@ func (s *Scheduler) runStep(r *run, w work) (_ []Result, err error) {
 		return nil, err
 	}
 	rec := cache.Record{
-		ID: w.id, Description: w.key.Record, Parents: w.parents, Parts: w.key.Parts,
+		ID: w.id, Description: w.key.Record, Parents: w.parents,
+		Step: w.step.Meta.Name, Op: w.key.Digest, Parts: w.key.Parts, Inputs: w.content,
 		Created: time.Now(), Duration: time.Since(begun),
 	}
 	if rec.Text == "" {
@@ -196,5 +200,6 @@ func (s *Scheduler) runStep(r *run, w work) (_ []Result, err error) {
 	if err := s.records.Commit(rctx, rec, results, w.keys...); err != nil {
 		return nil, err
 	}
+	r.made = &rec
 	return results, nil
 }
