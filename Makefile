@@ -10,12 +10,13 @@ BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry buildctl buildx gotestsum
 CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := runc buildkitd buildctl registry
-DEMO_TOOLS  := containerd ctr containerd-shim-runc-v2 runc registry
+DEMO_TOOLS  := containerd containerd-shim-runc-v2 ctr registry runc
 MORE_TOOLS  := buildkitd golangci-lint benchstat
 ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
 
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
 TEST_DEBS  := $(BUILD_DEBS) busybox-static containernetworking-plugins curl e2fsprogs iproute2 iptables \
+	openssh-client procps util-linux
 	openssh-client procps util-linux
 CONFORMANCE_DEBS := $(TEST_DEBS) bzip2 dnsmasq-base gpg gpg-agent \
 	golang-github-containernetworking-plugin-dnsname make openssl patch xz-utils
