@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/graph"
 	digest "github.com/opencontainers/go-digest"
 )
@@ -71,6 +72,11 @@ func explore(t *testing.T, seed uint64) (builds int64) {
 		cfg := modelConfig{steps: 1 + r.IntN(14), failures: !x.lonely && r.IntN(4) == 0}
 		x.models = append(x.models, randomModel(r, cfg))
 	}
+	w.waiters = func(id cache.ID) int {
+		x.s.mu.Lock()
+		defer x.s.mu.Unlock()
+		return x.s.runs[id].waiters
+	}
 	stop := make(chan struct{})
 	if x.vanish {
 		go w.forgetting(rand.New(rand.NewPCG(seed, 3)), x.partial, stop)
@@ -105,6 +111,10 @@ func (x *scenario) round() (builds int64) {
 		wg.Go(func() { x.build(b) })
 	}
 	wg.Wait()
+	time.Sleep(2 * stopping)
+	if n := x.w.underway(); n > 0 {
+		x.w.complain("%d steps are running, and no build", n)
+	}
 	return builds
 }
 
@@ -201,6 +211,9 @@ func (x *scenario) build(b trial) {
 	}
 	wg.Wait()
 	build.Close()
+	if n := x.w.pins(b.id, 0); n > 0 {
+		x.w.complain("%s: %d steps are being pinned after the end", b.id, n)
+	}
 	sink.end(!failed.Load())
 }
 

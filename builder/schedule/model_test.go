@@ -187,6 +187,8 @@ type modelOp struct {
 }
 
 func (o *modelOp) Key(ctx context.Context, _ Job) (Key, error) {
+	o.w.pins(o.build, 1)
+	defer o.w.pins(o.build, -1)
 	if err := pause(ctx, o.does.pinSlow); err != nil {
 		return Key{}, err
 	}
@@ -243,6 +245,7 @@ func (o *modelOp) work(ctx context.Context, job Job) error {
 		case <-time.After(o.does.slow):
 			return o.fail()
 		case <-ctx.Done():
+			time.Sleep(stopping)
 			return context.Cause(ctx)
 		case <-lost:
 		}
@@ -268,9 +271,13 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
+		time.Sleep(stopping)
 		return context.Cause(ctx)
 	}
 }
+
+// stopping is how long ops take to stop.
+const stopping = time.Microsecond
 
 // inputsOf are a step's inputs as they count in keys.
 func (d *modelStep) inputsOf(s *graph.Step, ids map[*graph.Step]cache.ID) []cache.Input {

@@ -49,6 +49,7 @@ var mutants = []struct{ name, file, old, new string }{
 	{"a finished step is finished again", "vertex.go", "\t\tdelete(v.running, d)\n\t\tif x.Completed != nil {\n\t\t\treturn false\n\t\t}\n", "\t\tdelete(v.running, d)\n"},
 	{"steps are reported after the end", "vertex.go", "\tv.ended = true\n", "\tgo v.emit(&event.Vertex{})\n"},
 	{"sources are not waited for at the end", "build.go", "\tb.work.Wait()\n", ""},
+	{"a result can be asked for after the end", "build.go", "if b.closed {", "if false {"},
 }
 
 // TestMutants runs the package's tests with each of the mutants, and expects

@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -25,7 +26,9 @@ type world struct {
 	history  []cache.ID // what was begun, in order
 	runs     map[string]map[digest.Digest]int
 	sessions map[string]chan struct{}
-	breaks   func() bool // whether the next operation fails; may be nil
+	breaks   func() bool        // whether the next operation fails; may be nil
+	pinning  map[string]int     // by build
+	waiters  func(cache.ID) int // for a run; may be nil
 	errs     []error
 }
 
@@ -34,6 +37,7 @@ func newWorld() *world {
 		keys: map[cache.Key]cache.ID{}, records: map[cache.ID][]Result{},
 		inUse: map[cache.ID]int{}, begun: map[cache.ID]bool{},
 		runs: map[string]map[digest.Digest]int{}, sessions: map[string]chan struct{}{},
+		pinning: map[string]int{},
 	}
 }
 
@@ -151,6 +155,9 @@ func (w *world) Commit(_ context.Context, rec cache.Record, results []Result, ke
 }
 
 func (w *world) Abort(id cache.ID, err error) {
+	if errors.Is(err, context.Canceled) && w.waiters != nil && w.waiters(id) > 0 {
+		w.complain("the run of %s was cancelled, and is waited for", id)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.begun[id] {
@@ -188,6 +195,21 @@ func (w *world) forgetting(r *rand.Rand, partially bool, stop <-chan struct{}) {
 			w.forget(r, partially)
 		}
 	}
+}
+
+// pins counts the keys that are being made for a build.
+func (w *world) pins(build string, n int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pinning[build] += n
+	return w.pinning[build]
+}
+
+// underway tells how many runs are under way.
+func (w *world) underway() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.begun)
 }
 
 // ran notes that the op of a build's step has been run.
