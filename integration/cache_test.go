@@ -127,7 +127,7 @@ func TestPruneKeepsImages(t *testing.T) {
 	b.build("--tag", "example.test/kept", b.files(fourSteps))
 	b.kiln("prune", "--all")
 	b.run(b.containerd.Ctr("content", "prune", "references"))
-	if out := b.run(b.containerd.Ctr("run", "--rm", "example.test/kept:latest", "kept", "ls", "/third")); out.stdout != "/third\n" {
+	if out := b.run(b.containerd.Run("example.test/kept:latest", "ls", "/third")); out.stdout != "/third\n" {
 		t.Errorf("got %q", out.stdout)
 	}
 }

@@ -102,7 +102,7 @@ func TestRunAtOnce(t *testing.T) {
 	b := onHost(t)
 	out := b.build("--tag", "example.test/sorted", "--tag", "example.test/sorted:second", b.files(reproducible))
 	for _, name := range []string{"example.test/sorted:latest", "example.test/sorted:second"} {
-		ran := b.run(b.containerd.Ctr("run", "--rm", name, "sorted"))
+		ran := b.run(b.containerd.Run(name))
 		if ran.stdout != "apple\npear\n" {
 			t.Errorf("%s says %q", name, ran.stdout)
 		}
@@ -147,7 +147,7 @@ func TestArchives(t *testing.T) {
 			name := "example.test/" + kind + ":1"
 			b.build("--tag", name, "--output", "type="+kind+",dest="+archive, dir)
 			b.run(c.Ctr("images", "import", archive))
-			if out := b.run(c.Ctr("run", "--rm", name, kind)); out.stdout != "apple\npear\n" {
+			if out := b.run(c.Run(name)); out.stdout != "apple\npear\n" {
 				t.Errorf("it says %q", out.stdout)
 			}
 		})

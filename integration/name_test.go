@@ -57,7 +57,7 @@ func TestNerdctl(t *testing.T) {
 					load.Stdin = strings.NewReader(out.stdout)
 					b.run(load)
 				}
-				if ran := b.run(c.Ctr("run", "--rm", "docker.io/library/made:latest", "made")); ran.stdout != "apple\npear\n" {
+				if ran := b.run(c.Run("docker.io/library/made:latest")); ran.stdout != "apple\npear\n" {
 					b.Errorf("it says %q", ran.stdout)
 				}
 			})

@@ -1,10 +1,12 @@
 package testbed
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -46,4 +48,11 @@ level = "warn"
 // the arguments say otherwise.
 func (c *Containerd) Ctr(args ...string) *exec.Cmd {
 	return exec.Command("ctr", append([]string{"--address", c.Socket, "--connect-timeout", "5s"}, args...)...)
+}
+
+// Run is the command that runs a container of an image to its end. Its name is
+// one that no other containerd of this machine has, since they share the
+// runtime's folder.
+func (c *Containerd) Run(image string, args ...string) *exec.Cmd {
+	return c.Ctr(append([]string{"run", "--rm", image, "kiln-" + strings.ToLower(rand.Text())}, args...)...)
 }

@@ -125,7 +125,7 @@ func TestServers(t *testing.T) {
 	if out, err := c.Ctr("image", "pull", "--plain-http", image).CombinedOutput(); err != nil {
 		t.Fatalf("pull: %v: %s", err, out)
 	}
-	out, err := c.Ctr("run", "--rm", image, "one", "echo", "hello").Output()
+	out, err := c.Run(image, "echo", "hello").Output()
 	if err != nil || string(out) != "hello\n" {
 		t.Errorf("run: %v: %q", err, out)
 	}
