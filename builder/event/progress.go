@@ -51,6 +51,7 @@ type Item struct {
 	mu      sync.Mutex
 	sent    time.Time
 	current int64
+	total   int64
 	done    bool
 }
 
@@ -68,7 +69,7 @@ const updateEvery = 100 * time.Millisecond
 func (i *Item) Set(current, total int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.current = current
+	i.current, i.total = current, total
 	now := time.Now()
 	if i.done || now.Sub(i.sent) < updateEvery && current != total {
 		return
@@ -87,7 +88,7 @@ func (i *Item) Done() {
 	i.done = true
 	now := time.Now()
 	i.p.emit(&Status{
-		Vertex: i.p.Vertex, ID: i.id, Current: i.current, Total: i.current,
+		Vertex: i.p.Vertex, ID: i.id, Current: i.current, Total: i.total,
 		Timestamp: now, Started: &i.started, Completed: &now,
 	})
 }
