@@ -70,7 +70,16 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	if err != nil {
 		return nil, err
 	}
-	return b.finish(ctx, bridge, exporters, res, schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}})
+	more, err := b.sessionExporters(ctx, req, res)
+	if err != nil {
+		return nil, err
+	}
+	job := schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}}
+	resp, err := b.finish(ctx, append(exporters, more...), req, res, job)
+	if err != nil {
+		return nil, err
+	}
+	return resp, b.tellSession(ctx, req, resp)
 }
 
 // register makes the build and its bridge known by its ref, until end is called.
@@ -112,36 +121,44 @@ func (b *Builder) Bridge(ctx context.Context, ref string) (*frontend.Bridge, err
 	}
 }
 
-// result is what the definition, the frontend or the client makes.
+// result is what the definition, the frontend or the client makes, with all its
+// trees.
 func (b *Builder) result(ctx context.Context, bridge *frontend.Bridge, req Request) (*frontend.Result, error) {
+	var res *frontend.Result
+	var err error
 	if req.Frontend == "" && len(req.Definition.GetDef()) == 0 {
-		return bridge.Wait(ctx)
+		res, err = bridge.Wait(ctx)
+	} else {
+		res, err = bridge.Solve(ctx, gwclient.SolveRequest{
+			Definition: req.Definition, Frontend: req.Frontend, FrontendOpt: req.Attrs, FrontendInputs: req.Inputs,
+		})
 	}
-	return bridge.Solve(ctx, gwclient.SolveRequest{
-		Definition: req.Definition, Frontend: req.Frontend, FrontendOpt: req.Attrs, FrontendInputs: req.Inputs,
-	})
-}
-
-// finish makes all trees of the result and exports them.
-func (b *Builder) finish(ctx context.Context, bridge *frontend.Bridge, exporters []export.Exporter, res *frontend.Result, job schedule.Job) (*Response, error) {
-	resp := &Response{Exporter: map[string]string{}, Descriptors: map[int]ocispec.Descriptor{}}
+	if err != nil {
+		return nil, err
+	}
 	if res == nil {
 		res = &frontend.Result{}
 	}
-	if err := bridge.Evaluate(ctx, res); err != nil {
-		return nil, err
-	}
+	return res, bridge.Evaluate(ctx, res)
+}
+
+// finish exports the result.
+func (b *Builder) finish(ctx context.Context, exporters []export.Exporter, req Request, res *frontend.Result, job schedule.Job) (*Response, error) {
+	resp := &Response{Exporter: map[string]string{}, Descriptors: map[int]ocispec.Descriptor{}}
 	for k, v := range res.Metadata {
 		if strings.HasPrefix(k, "frontend.") {
 			resp.Exporter[k] = string(v)
 		}
 	}
-	if len(exporters) == 0 {
-		return resp, nil
-	}
 	what, err := exportable(ctx, res)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkPlatforms(job.Progress.Sink, req, res, what); err != nil {
+		return nil, err
+	}
+	if len(exporters) == 0 {
+		return resp, nil
 	}
 	return resp, b.export(ctx, exporters, what, job, resp)
 }

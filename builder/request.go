@@ -20,10 +20,14 @@ type Request struct {
 	Definition *pb.Definition
 	Frontend   string
 	// Attrs are the frontend's options, Inputs the definitions it may use.
-	Attrs        map[string]string
-	Inputs       map[string]*pb.Definition
-	Exporters    []export.Target
-	Entitlements []string
+	Attrs     map[string]string
+	Inputs    map[string]*pb.Definition
+	Exporters []export.Target
+	// SessionTarget is what the exporters have in common that the session is
+	// asked for when the result is there, with the ID of the first; nil: the
+	// session isn't asked.
+	SessionTarget *export.Target
+	Entitlements  []string
 }
 
 // Response says what was made.

@@ -50,6 +50,10 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 		Exporters:    targets(req),
 		Entitlements: granted,
 	}}
+	if req.EnableSessionExporter {
+		all := target(req, len(req.Exporters), &controlapi.Exporter{})
+		o.request.SessionTarget = &all
+	}
 	o.warnings = importWarnings(req.Cache.Imports)
 	attestations, err := checkAttestations(req.FrontendAttrs)
 	o.warnings = append(o.warnings, attestations...)
@@ -107,7 +111,6 @@ func refuse(req *controlapi.SolveRequest) error {
 	}{
 		{len(req.SourcePolicy.GetRules()) > 0 || req.SourcePolicySession != "", "source policies are"},
 		{req.ProxyNetwork, "the capturing proxy network is"},
-		{req.EnableSessionExporter, "exporters of the session are"},
 	} {
 		if c.asked {
 			return fmt.Errorf("%s not supported by this builder: %w", c.what, errdefs.ErrNotImplemented)
@@ -134,24 +137,29 @@ func convert[To, From ~string](in []From) []To {
 	return out
 }
 
-// targets are the exporters with the attributes that the build gives to all.
+// targets are the exporters of the request.
 func targets(req *controlapi.SolveRequest) []export.Target {
-	epoch := req.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"]
-	_, notNumber := strconv.ParseInt(epoch, 10, 64)
 	var out []export.Target
 	for i, e := range req.Exporters {
-		attrs := maps.Clone(e.Attrs)
-		if attrs == nil {
-			attrs = map[string]string{}
-		}
-		if _, set := attrs["source-date-epoch"]; !set && notNumber == nil {
-			attrs["source-date-epoch"] = epoch
-		}
-		out = append(out, export.Target{
-			ID: i, Type: e.Type, Attrs: attrs, Session: req.Session, Compatibility: int(req.CompatibilityVersion),
-		})
+		out = append(out, target(req, i, e))
 	}
 	return out
+}
+
+// target is an exporter with the attributes that the build gives to all.
+func target(req *controlapi.SolveRequest, id int, e *controlapi.Exporter) export.Target {
+	attrs := maps.Clone(e.Attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	epoch := req.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"]
+	_, notNumber := strconv.ParseInt(epoch, 10, 64)
+	if _, set := attrs["source-date-epoch"]; !set && notNumber == nil {
+		attrs["source-date-epoch"] = epoch
+	}
+	return export.Target{
+		ID: id, Type: e.Type, Attrs: attrs, Session: req.Session, Compatibility: int(req.CompatibilityVersion),
+	}
 }
 
 // cacheTypes are those of remote caches that BuildKit has.

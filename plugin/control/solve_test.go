@@ -70,6 +70,20 @@ func TestSolveTranslatesTheRequest(t *testing.T) {
 				},
 			},
 		},
+		"exporters of the session": {
+			&controlapi.SolveRequest{
+				Session: "s", CompatibilityVersion: 20, EnableSessionExporter: true,
+				FrontendAttrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": "7"},
+				Exporters:     []*controlapi.Exporter{{Type: "oci", Attrs: map[string]string{"source-date-epoch": "8"}}},
+			},
+			builder.Request{
+				Session: "s", Attrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": "7"},
+				Exporters: []export.Target{
+					{Type: "oci", Session: "s", Compatibility: 20, Attrs: map[string]string{"source-date-epoch": "8"}},
+				},
+				SessionTarget: &export.Target{ID: 1, Session: "s", Compatibility: 20, Attrs: map[string]string{"source-date-epoch": "7"}},
+			},
+		},
 		"an epoch that is none": {
 			&controlapi.SolveRequest{
 				FrontendAttrs: map[string]string{"build-arg:SOURCE_DATE_EPOCH": "today"},
@@ -124,7 +138,6 @@ func TestSolveRefuses(t *testing.T) {
 		{&controlapi.SolveRequest{SourcePolicy: &spb.Policy{Rules: []*spb.Rule{{}}}}, "source policies are not supported"},
 		{&controlapi.SolveRequest{SourcePolicySession: "s"}, "source policies are not supported"},
 		{&controlapi.SolveRequest{ProxyNetwork: true}, "proxy network is not supported"},
-		{&controlapi.SolveRequest{EnableSessionExporter: true}, "exporters of the session are not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"attest:sbom": ""}}, "SBOM attestations are not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"build-arg:BUILDKIT_ATTEST_X": ""}}, `unknown attestation type "x"`},
 	} {
