@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -110,7 +111,8 @@ func exit(ctx context.Context, err error) *gwpb.ExitMessage {
 	if errors.As(err, &coded) {
 		code = coded.ExitCode
 	}
-	st, _ := status.FromError(grpcerrors.ToGRPC(ctx, ofBuild(err)))
+	err = grpcerrors.WrapCode(err, status.Code(errgrpc.ToGRPC(err)))
+	st, _ := status.FromError(grpcerrors.ToGRPC(ctx, err))
 	return &gwpb.ExitMessage{Code: code, Error: st.Proto()}
 }
 
