@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op/fileop"
@@ -146,7 +147,9 @@ const discardTimeout = 30 * time.Second
 func discard(ctx context.Context, w *layer.Workspace) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
-	w.Discard(ctx)
+	if err := w.Discard(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("a tree is left until the next start")
+	}
 }
 
 // act runs an action and gives the tree that it leaves.
