@@ -46,8 +46,12 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		return []string{req.Session}
 	}
 	blobs := b.prepare(req.Exporters)
+	explain, err := b.explainer(req.Attrs)
+	if err != nil {
+		return nil, err
+	}
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
-		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted, blobs}, Sessions: sessions, Sink: sink,
+		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted, blobs}, Sessions: sessions, Sink: sink, Ran: explain.note,
 	})
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{
@@ -77,6 +81,9 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	job := schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}}
 	resp, err := b.finish(ctx, append(exporters, more...), req, res, job)
 	if err != nil {
+		return nil, err
+	}
+	if err := explain.add(ctx, resp); err != nil {
 		return nil, err
 	}
 	return resp, b.tellSession(ctx, req, resp)

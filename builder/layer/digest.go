@@ -18,14 +18,26 @@ const maxTrees = 128
 // What was read once is remembered for as long as the layer is among those used
 // last. It fails with errdefs.ErrNotFound where a path does not exist.
 func (s *Store) Digest(ctx context.Context, l *Layer, sel []checksum.Selector) (digest.Digest, error) {
-	t := s.digests.get(l.name(), func() *checksum.Tree {
-		return checksum.NewLazy(func(ctx context.Context) (string, func(), error) { return s.Mount(ctx, l) })
-	})
-	d, err := t.Digest(ctx, sel)
+	d, err := s.tree(l).Digest(ctx, sel)
 	if err != nil {
 		return "", fmt.Errorf("digest of layer %q: %w", l.name(), err)
 	}
 	return d, nil
+}
+
+// Changes tells where two layers' trees differ, at the paths or below them.
+func (s *Store) Changes(ctx context.Context, before, after *Layer, paths []string) ([]checksum.Change, error) {
+	changes, err := checksum.Changes(ctx, s.tree(before), s.tree(after), paths)
+	if err != nil {
+		return nil, fmt.Errorf("compare layers %q and %q: %w", before.name(), after.name(), err)
+	}
+	return changes, nil
+}
+
+func (s *Store) tree(l *Layer) *checksum.Tree {
+	return s.digests.get(l.name(), func() *checksum.Tree {
+		return checksum.NewLazy(func(ctx context.Context) (string, func(), error) { return s.Mount(ctx, l) })
+	})
 }
 
 // SetTree gives the digests of the layer with the name, so that its files don't

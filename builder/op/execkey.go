@@ -26,12 +26,7 @@ func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
 	name := strings.Join(e.exec.Meta.Args, " ")
 	key := schedule.Key{
 		Digest: digest.FromString("exec\x00" + platformKey(platform) + "\x00" + string(dt)),
-		Parts: []cache.Part{
-			{Name: "command", Value: name},
-			{Name: "environment", Value: strings.Join(e.exec.Meta.Env, "\n")},
-			{Name: "directory", Value: e.exec.Meta.Cwd},
-			{Name: "user", Value: e.exec.Meta.User},
-		},
+		Parts:  execParts(e.exec, platformKey(platform)),
 		Record: cache.Description{Kind: cache.Regular, Text: "mount / from exec " + name},
 	}
 	for i := range e.step.Inputs {
@@ -90,7 +85,7 @@ func (e *Exec) inputKey(input int64) (schedule.InputKey, error) {
 	}
 	slices.Sort(selectors)
 	selectors = slices.Compact(selectors)
-	key := schedule.InputKey{Selector: strings.Join(selectors, "\x00")}
+	key := schedule.InputKey{Selector: strings.Join(selectors, "\x00"), Reads: selectors}
 	if byContent && len(selectors) > 0 {
 		key.Content = func(ctx context.Context, _ schedule.Job, r schedule.Result) (digest.Digest, error) {
 			sel := make([]checksum.Selector, len(selectors))

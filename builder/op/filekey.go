@@ -157,6 +157,7 @@ func (f *File) inputKey(in graph.Output, selectors []checksum.Selector) schedule
 	slices.Reverse(paths)
 	return schedule.InputKey{
 		Selector: digest.FromString(strings.Join(paths, "\x00")).String(),
+		Reads:    paths,
 		Content: func(ctx context.Context, _ schedule.Job, r schedule.Result) (digest.Digest, error) {
 			l, _ := r.(*layer.Layer)
 			if l == nil && wholes(selectors) {

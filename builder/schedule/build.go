@@ -24,9 +24,16 @@ type BuildConfig struct {
 	Sessions func() []string
 	// Sink takes what the build reports.
 	Sink event.Sink
-	// Ran is told of each step that was run for the build, with the record of
-	// it but its outputs; it may be nil. It is called from several goroutines.
-	Ran func(*graph.Step, cache.Record)
+	// Ran is told of each step that was run for the build; it may be nil. It is
+	// called from several goroutines.
+	Ran func(Ran)
+}
+
+// Ran is a step that was run, and the record of it, without its outputs.
+type Ran struct {
+	Step   *graph.Step
+	Key    Key
+	Record cache.Record
 }
 
 // Build is one user's work with the scheduler: it gives the results of any
@@ -225,9 +232,9 @@ func (b *Build) failed(s *graph.Step, err error) error {
 	return err
 }
 
-func (b *Build) ran(s *graph.Step, made *cache.Record) {
+func (b *Build) ran(w work, made *cache.Record) {
 	if made != nil && b.cfg.Ran != nil {
-		b.cfg.Ran(s, *made)
+		b.cfg.Ran(Ran{w.step, w.key, *made})
 	}
 }
 

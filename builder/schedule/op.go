@@ -60,6 +60,9 @@ type Key struct {
 type InputKey struct {
 	// Selector is the part of the input that is used; it is in all keys.
 	Selector string
+	// Reads are the paths or patterns that the step reads of the input, for
+	// explanations; may be nil.
+	Reads []string
 	// Content, where it isn't nil, digests what the step reads of the input:
 	// the content key has this in place of the input's identity.
 	Content func(ctx context.Context, job Job, input Result) (digest.Digest, error)

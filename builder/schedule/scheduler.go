@@ -88,7 +88,7 @@ func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) 
 		}
 		if err == nil {
 			b.vertices.complete(w.step.Digest, nil)
-			b.ran(w.step, r.made)
+			b.ran(w, r.made)
 		}
 		return results, err
 	}

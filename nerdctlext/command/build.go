@@ -111,5 +111,10 @@ func (f *buildFlags) run(ctx context.Context, conn *grpc.ClientConn, p *plan) er
 	if err := f.show.writeIDs(result); err != nil {
 		return err
 	}
+	if f.show.explain {
+		if err := explain(p.env.Stderr, result.Exported); err != nil {
+			return err
+		}
+	}
 	return f.show.announce(p, result)
 }

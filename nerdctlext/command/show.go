@@ -22,6 +22,7 @@ type showFlags struct {
 	metadataFile    string
 	callText        string
 	check           bool
+	explain         bool
 	call            call
 }
 
@@ -32,6 +33,7 @@ func (s *showFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&s.rawIID, "iidfile-raw", "", "`file` that receives the digest of the image, without its algorithm")
 	flags.StringVar(&s.metadataFile, "metadata-file", "", "`file` that receives all that is known of the result, as JSON")
 	flags.StringVar(&s.callText, "call", "build", "`what` to do in place of a build: check, outline, targets or subrequests.describe[,format=json]")
+	flags.BoolVar(&s.explain, "explain", false, "say for each step that ran why it was not taken from the cache")
 	flags.BoolVar(&s.check, "check", false, "look for mistakes in the Dockerfile, the same as --call=check")
 }
 
@@ -41,6 +43,9 @@ func (s *showFlags) apply(_ context.Context, p *plan) error {
 			return errors.New("check and call exclude each other")
 		}
 		s.callText = "check"
+	}
+	if s.explain {
+		p.request.Options[explainOption] = "1"
 	}
 	var err error
 	if s.call, err = parseCall(s.callText); err != nil {
