@@ -183,12 +183,15 @@ func TestImports(t *testing.T) {
 	}
 }
 
-func TestPackageComments(t *testing.T) {
+func TestPackageNamesAndComments(t *testing.T) {
 	comments := map[string]string{}
 	for _, s := range sources(t) {
 		comments[s.pkg] += s.Doc.Text()
 	}
 	for pkg, comment := range comments {
+		if name := path.Base(pkg); name == "util" || name == "common" || name == "helpers" {
+			t.Errorf("package %s: the name does not say what it holds", path.Join(module, pkg))
+		}
 		if strings.TrimSpace(comment) == "" {
 			t.Errorf("package %s has no package comment", path.Join(module, pkg))
 		}
