@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -54,26 +53,11 @@ COPY large /
 	b.idle()
 }
 
-// onSmallDisk starts a daemon with a root that is a disk of 64 MiB.
+// onSmallDisk starts a daemon with a root that is a disk of 64 MiB, and with no
+// limit of its own that it would come to before.
 func onSmallDisk(t *testing.T) *bed {
 	t.Helper()
 	dir := testbed.Dir(t)
-	disk, root := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
-	for _, step := range []func() error{
-		func() error { return os.WriteFile(disk, nil, 0o600) },
-		func() error { return os.Truncate(disk, 64<<20) },
-		func() error { return os.Mkdir(root, 0o700) },
-		func() error { return exec.Command("mkfs.ext4", "-q", "-m", "0", disk).Run() },
-		func() error { return exec.Command("mount", "-o", "loop", disk, root).Run() },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if err := exec.Command("umount", root).Run(); err != nil {
-			t.Errorf("unmounting the small disk: %v", err)
-		}
-	})
-	return &bed{t, testbed.StartDaemonIn(t, dir, "--backend", "embedded"), nil}
+	testbed.Disk(t, filepath.Join(dir, "root"), 64<<20)
+	return &bed{t, testbed.StartDaemonIn(t, dir, "--backend", "embedded", "--gc=false"), nil}
 }
