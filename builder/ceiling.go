@@ -40,18 +40,29 @@ func (e *CeilingError) Error() string {
 		what = fmt.Sprintf("%s are free on the disk, less than %s; the builder uses %s", size(e.Free), size(e.Ceiling.MinFree), size(e.Used))
 	}
 	by := ""
-	if e.Step != "" {
-		by = fmt.Sprintf(", of that %s by step %q", size(e.Written), e.Step)
+	switch {
+	case e.Step != "" && e.Written > e.Used/10:
+		by = fmt.Sprintf(", %s of it by step %q", size(e.Written), shortened(e.Step))
+	case e.Step != "":
+		by = fmt.Sprintf(", and step %q needs more", shortened(e.Step))
 	}
-	return fmt.Sprintf("no room to build: %s%s, and nothing more can be removed that isn't in use: "+
+	return fmt.Sprintf("no room to build: %s%s; nothing more can be removed that isn't in use: "+
 		"see what there is with kiln du, remove images, or raise the limit", what, by)
+}
+
+// shortened is enough of a step's name to know it by.
+func shortened(name string) string {
+	if r := []rune(name); len(r) > 80 {
+		return string(r[:79]) + "…"
+	}
+	return name
 }
 
 func (c Ceiling) holds(used, free int64) bool {
 	return free >= c.MinFree && (c.MaxUsed == 0 || used <= c.MaxUsed)
 }
 
-func size(n int64) string { return units.HumanSize(float64(max(n, 0))) }
+func size(n int64) string { return units.BytesSize(float64(max(n, 0))) }
 
 // guardedOp is an op whose work is under the guard.
 type guardedOp struct {

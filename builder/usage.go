@@ -24,12 +24,19 @@ func (b *Builder) DiskUsage(ctx context.Context, filter []string) ([]cache.Usage
 	if err != nil {
 		return nil, err
 	}
+	system := slices.ContainsFunc(filter, func(f string) bool { return strings.Contains(f, cache.System) })
+	if system && b.cfg.Store.Root != "" {
+		// What was removed and waits for a collection is on disk and in no list.
+		if err := b.cfg.Store.GC(ctx); err != nil {
+			return nil, err
+		}
+	}
 	s, err := b.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
 	all := s.records
-	if slices.ContainsFunc(filter, func(f string) bool { return strings.Contains(f, cache.System) }) {
+	if system {
 		if err := b.addSystem(ctx, s); err != nil {
 			return nil, err
 		}
