@@ -7,6 +7,7 @@
 // its directory, so that one that comes after a crash can remove it:
 //
 //	DIR/networks/ID   a network namespace; ID is its name for the plugins too
+//	DIR/results/      what the plugins said, which they want to hear again
 //	DIR/bridge        there is a bridge of the name that is in this file
 package cni
 
@@ -21,8 +22,8 @@ import (
 	"sync"
 	"time"
 
-	gocni "github.com/containerd/go-cni"
 	"github.com/containerd/log"
+	"github.com/containernetworking/cni/libcni"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"golang.org/x/sys/unix"
 )
@@ -47,11 +48,12 @@ const callTimeout = time.Minute
 
 // Provider implements sandbox.NetworkProvider.
 type Provider struct {
-	cfg   Config
-	cni   gocni.CNI
-	pool  *pool
-	tidy  sync.WaitGroup // removal of what an earlier provider left
-	first sync.Mutex
+	cfg     Config
+	plugins libcni.CNI
+	list    *libcni.NetworkConfigList
+	pool    *pool
+	tidy    sync.WaitGroup // removal of what an earlier provider left
+	first   sync.Mutex
 	// connected: plugins have made what all networks share. It belongs to first.
 	connected bool
 }
@@ -61,11 +63,12 @@ var _ sandbox.NetworkProvider = (*Provider)(nil)
 // Open checks the configuration and removes what an earlier provider has left in
 // the directory. The first network is made when it is asked for. Close it.
 func Open(cfg Config) (*Provider, error) {
-	c, err := load(cfg)
+	list, err := load(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("networks of processes: %w", err)
 	}
-	p := &Provider{cfg: cfg, cni: c}
+	p := &Provider{cfg: cfg, list: list}
+	p.plugins = libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, cfg.Dir, nil)
 	p.pool = newPool(cfg.Ready, p.make, p.remove)
 	if err := os.MkdirAll(p.networks(), 0o700); err != nil {
 		return nil, fmt.Errorf("networks of processes: %w", err)
@@ -112,7 +115,7 @@ type namespace struct {
 	p         *Provider
 	id        string
 	exclusive bool
-	options   []gocni.NamespaceOpts
+	args      [][2]string
 	idleSince time.Time // while it is in the pool
 }
 
@@ -140,7 +143,7 @@ func (p *Provider) create(ctx context.Context, hostname string) (*namespace, err
 			return nil, fmt.Errorf("the host name %q can't be told to network plugins: it has ; or = in it", hostname)
 		}
 		// Plugins that know names of hosts know them as those of pods.
-		ns.options = []gocni.NamespaceOpts{gocni.WithArgs("K8S_POD_NAME", hostname), gocni.WithArgs("IgnoreUnknown", "1")}
+		ns.args = [][2]string{{"K8S_POD_NAME", hostname}, {"IgnoreUnknown", "1"}}
 	}
 	if err := makeNamespace(ns.Path()); err != nil {
 		return nil, err
@@ -171,8 +174,14 @@ func (p *Provider) connect(ctx context.Context, ns *namespace) error {
 }
 
 func (p *Provider) attach(ctx context.Context, ns *namespace) error {
-	_, err := p.cni.Setup(ctx, ns.id, ns.Path(), ns.options...)
+	_, err := p.plugins.AddNetworkList(ctx, p.list, ns.runtime(ns.Path()))
 	return err
+}
+
+// runtime is what plugins are told of the network; path is "" where the
+// namespace is gone.
+func (n *namespace) runtime(path string) *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{ContainerID: n.id, NetNS: path, IfName: "eth0", Args: n.args}
 }
 
 // alone calls f while no other provider with the same plugins does so.
@@ -202,7 +211,7 @@ func (p *Provider) remove(ns *namespace) {
 	if !isNamespace(path) {
 		path = "" // it went with an earlier boot; its address and rules may be there
 	}
-	err := p.cni.Remove(ctx, ns.id, path, ns.options...)
+	err := p.plugins.DelNetworkList(ctx, p.list, ns.runtime(path))
 	if err == nil {
 		err = removeNamespace(ns.Path())
 	}

@@ -9,53 +9,54 @@ import (
 	"path/filepath"
 	"strings"
 
-	gocni "github.com/containerd/go-cni"
+	"github.com/containernetworking/cni/libcni"
 )
 
 // load reads the configuration. It fails where a plugin is missing.
-func load(cfg Config) (gocni.CNI, error) {
-	var source gocni.Opt
-	what := cfg.File
+func load(cfg Config) (*libcni.NetworkConfigList, error) {
+	list, err := parse(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range plugins(list) {
+		if _, err := os.Stat(filepath.Join(cfg.PluginDir, filepath.Base(name))); err != nil {
+			return nil, fmt.Errorf("CNI plugin %q of network %s is missing; install the CNI plugins in %s, or use network mode host: %w", name, list.Name, cfg.PluginDir, err)
+		}
+	}
+	return list, nil
+}
+
+func parse(cfg Config) (list *libcni.NetworkConfigList, err error) {
 	switch {
 	case cfg.Bridge != nil && cfg.File != "":
 		return nil, errors.New("both a bridge and a CNI configuration file are given")
 	case cfg.Bridge != nil:
-		list, err := cfg.Bridge.list(cfg.Rootless)
+		data, err := cfg.Bridge.list(cfg.Rootless)
 		if err != nil {
 			return nil, err
 		}
-		source, what = gocni.WithConfListBytes(list), "bridge "+cfg.Bridge.Name
+		return libcni.ConfListFromBytes(data)
 	case strings.HasSuffix(cfg.File, ".conflist"):
-		source = gocni.WithConfListFile(cfg.File)
+		list, err = libcni.ConfListFromFile(cfg.File)
 	default:
-		source = gocni.WithConfFile(cfg.File)
-	}
-	if cfg.File != "" {
-		if _, err := os.Stat(cfg.File); err != nil {
-			return nil, fmt.Errorf("CNI configuration: %w", err)
+		var one *libcni.PluginConfig
+		if one, err = libcni.ConfFromFile(cfg.File); err == nil {
+			list, err = libcni.ConfListFromConf(one)
 		}
 	}
-	c, err := gocni.New(gocni.WithPluginDir([]string{cfg.PluginDir}), gocni.WithInterfacePrefix("eth"), source)
 	if err != nil {
-		return nil, fmt.Errorf("CNI configuration %s: %w", what, err)
+		return nil, fmt.Errorf("CNI configuration %s: %w", cfg.File, err)
 	}
-	for _, name := range plugins(c) {
-		if _, err := os.Stat(filepath.Join(cfg.PluginDir, filepath.Base(name))); err != nil {
-			return nil, fmt.Errorf("CNI plugin %q of %s is missing; install the CNI plugins in %s, or use network mode host: %w", name, what, cfg.PluginDir, err)
-		}
-	}
-	return c, nil
+	return list, nil
 }
 
 // plugins are the names of those that the configuration uses.
-func plugins(c gocni.CNI) []string {
+func plugins(list *libcni.NetworkConfigList) []string {
 	var names []string
-	for _, network := range c.GetConfig().Networks {
-		for _, p := range network.Config.Plugins {
-			names = append(names, p.Network.Type)
-			if p.Network.IPAM.Type != "" {
-				names = append(names, p.Network.IPAM.Type)
-			}
+	for _, p := range list.Plugins {
+		names = append(names, p.Network.Type)
+		if p.Network.IPAM.Type != "" {
+			names = append(names, p.Network.IPAM.Type)
 		}
 	}
 	return names

@@ -55,7 +55,7 @@ func TestBadConfiguration(t *testing.T) {
 		"no file":        {Config{PluginDir: pluginDir, File: "/nothing"}, "no such file"},
 		"bad file":       {Config{PluginDir: pluginDir, File: write(t, "a.json", "{")}, "a.json"},
 		"bad list":       {Config{PluginDir: pluginDir, File: write(t, "a.conflist", "{}")}, "a.conflist"},
-		"missing plugin": {Config{PluginDir: t.TempDir(), Bridge: bridge}, `CNI plugin "bridge" of bridge b is missing`},
+		"missing plugin": {Config{PluginDir: t.TempDir(), Bridge: bridge}, `CNI plugin "bridge" of network b is missing`},
 		"no name":        {Config{PluginDir: pluginDir, Bridge: &Bridge{Subnet: "10.0.0.0/8"}}, "can't be the name of a bridge"},
 		"bad name":       {Config{PluginDir: pluginDir, Bridge: &Bridge{Name: "../x", Subnet: "10.0.0.0/8"}}, "can't be the name of a bridge"},
 		"bad subnet":     {Config{PluginDir: pluginDir, Bridge: &Bridge{Name: "b", Subnet: "10.0.0.0"}}, "subnet of bridge b"},
