@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -147,7 +148,7 @@ func (f files) stat(name string) (*fstypes.Stat, error) {
 	return describe(h, path.Base(path.Join("/", name)))
 }
 
-// list describes what is in a directory.
+// list describes what is in a directory, by name.
 func (f files) list(req gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
 	if _, err := path.Match(req.IncludePattern, ""); err != nil {
 		return nil, fmt.Errorf("pattern %q: %w: %w", req.IncludePattern, err, errdefs.ErrInvalidArgument)
@@ -181,6 +182,7 @@ func (f files) list(req gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
 		}
 		list = append(list, st)
 	}
+	slices.SortFunc(list, func(a, b *fstypes.Stat) int { return strings.Compare(a.Path, b.Path) })
 	return list, nil
 }
 
