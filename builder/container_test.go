@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -301,9 +302,9 @@ func TestContainerEntitlements(t *testing.T) {
 	}
 }
 
-// TestContainerRaces starts and releases, reads and ends at the same time.
+// TestContainerRaces starts and releases, reads and ends at the same time. It
+// runs alone, to see whose goroutines are left.
 func TestContainerRaces(t *testing.T) {
-	t.Parallel()
 	b, st := openStore(t)
 	bridge, end := drive(t, b, builder.Request{Ref: "r"})
 	root := solve(t, bridge, system(t))
@@ -340,6 +341,18 @@ func TestContainerRaces(t *testing.T) {
 	if n := leases(t, st); n != before {
 		t.Errorf("%d leases before, %d after", before, n)
 	}
+	var stacks strings.Builder
+	for range 100 {
+		stacks.Reset()
+		if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(stacks.String(), "builder/frontend.") && !strings.Contains(stacks.String(), "builder/sandbox.") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("goroutines are left: %s", stacks.String())
 }
 
 func failing(t *testing.T, script string) llb.State {
@@ -473,5 +486,36 @@ func TestFailureOfTwoBuilds(t *testing.T) {
 	endTwo()
 	if n := leases(t, st); n != before-1 {
 		t.Errorf("%d leases before the end of the second build, %d after", before, n)
+	}
+}
+
+// TestFrontendContainer: a frontend in the builder has containers too.
+func TestFrontendContainer(t *testing.T) {
+	t.Parallel()
+	var out buffer
+	asks := func(ctx context.Context, c gwclient.Client) (*gwclient.Result, error) {
+		res, err := c.Solve(ctx, gwclient.SolveRequest{Definition: definition(t, system(t))})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := c.NewContainer(ctx, gwclient.NewContainerRequest{}); err == nil {
+			t.Error("a container without a root")
+		}
+		ctr, err := c.NewContainer(ctx, gwclient.NewContainerRequest{Mounts: []gwclient.Mount{{Dest: "/", Ref: res.Ref}}})
+		if err != nil {
+			return nil, err
+		}
+		p, err := ctr.Start(ctx, gwclient.StartRequest{Args: []string{"echo", "inside"}, Stdout: &out})
+		if err != nil {
+			return nil, err
+		}
+		return res, p.Wait()
+	}
+	b := open(t, func(cfg *builder.Config) { cfg.Frontends["asks"] = asks })
+	if _, err := b.Build(t.Context(), builder.Request{Ref: "r", Frontend: "asks"}, &watch{}); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != "inside\n" {
+		t.Errorf("got %q", out.String())
 	}
 }

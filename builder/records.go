@@ -2,29 +2,17 @@ package builder
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/layer"
-	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/store"
 )
-
-// labelOwner is on all leases of one root directory, so that several builders
-// can share a namespace of containerd.
-const labelOwner = "kiln.build/owner"
-
-// cleanupTimeout bounds what is done after a build's context has ended.
-const cleanupTimeout = 30 * time.Second
 
 // records keeps the results of steps: what is known about them in a table, and
 // what they consist of in containerd, on one lease for each record.
@@ -74,84 +62,6 @@ func (r *records) Commit(_ context.Context, rec cache.Record, results []schedule
 		rec.Kind = cache.Regular
 	}
 	return r.Put(rec, keys...)
-}
-
-// Abort implements schedule.Records.
-func (r *records) Abort(id cache.ID, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
-	defer cancel()
-	var failure *op.Failure
-	if errors.As(err, &failure) {
-		r.keepFailed(ctx, id, failure.Trees())
-	}
-	r.deleteLease(ctx, r.lease(id))
-}
-
-// keepFailed keeps what a failed run has left until its id is released. Where
-// that can't be done the trees are lost, which only those miss who look at them.
-func (r *records) keepFailed(ctx context.Context, id cache.ID, trees []*layer.Layer) {
-	if len(trees) == 0 {
-		return
-	}
-	lctx, release, err := r.Temporary(ctx)
-	if err != nil {
-		log.G(ctx).WithError(err).Warn("the trees of a failed step are lost")
-		return
-	}
-	lease, _ := leases.FromContext(lctx)
-	for _, l := range trees {
-		res := leases.Resource{ID: l.Name, Type: "snapshots/" + r.store.Snapshotter}
-		if err := r.store.Leases.AddResource(lctx, leases.Lease{ID: lease}, res); err != nil {
-			log.G(ctx).WithError(err).Warnf("the tree %s of a failed step is lost", l.Name)
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.failed[id] = append(r.failed[id], release)
-}
-
-// Release implements schedule.Records.
-func (r *records) Release(id cache.ID) {
-	r.Table.Release(id)
-	for _, release := range r.takeFailed(id) {
-		release()
-	}
-}
-
-func (r *records) takeFailed(id cache.ID) []func() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	failed := r.failed[id]
-	if len(failed) == 0 || r.InUse(id) {
-		return nil
-	}
-	delete(r.failed, id)
-	return failed
-}
-
-// Temporary returns a context under which what is made is kept until release,
-// or until the process has ended.
-func (r *records) Temporary(ctx context.Context) (_ context.Context, release func(), _ error) {
-	lease := "kiln/" + r.owner + "/temporary/" + strings.ToLower(rand.Text())
-	sctx := r.store.Context(ctx)
-	_, err := r.store.Leases.Create(sctx, leases.WithID(lease), leases.WithLabels(map[string]string{labelOwner: r.owner}))
-	if err != nil {
-		return nil, nil, fmt.Errorf("lease %s: %w", lease, err)
-	}
-	return leases.WithLease(sctx, lease), func() {
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
-		defer cancel()
-		r.deleteLease(ctx, lease)
-	}, nil
-}
-
-// deleteLease deletes a lease, now or, where that can't be done, at the next
-// start.
-func (r *records) deleteLease(ctx context.Context, lease string) {
-	err := r.store.Leases.Delete(r.store.Context(ctx), leases.Lease{ID: lease})
-	if err != nil && !errdefs.IsNotFound(err) {
-		log.G(ctx).WithError(err).Warnf("lease %s is left", lease)
-	}
 }
 
 // Load implements schedule.Records.

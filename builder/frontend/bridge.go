@@ -73,7 +73,7 @@ type Bridge struct {
 	// failed are the trees of failed steps, by the ids that errors give them.
 	failed     map[string]*layer.Layer
 	containers map[string]*Container
-	making     sync.WaitGroup // containers; added to under mu, before Close
+	living     sync.WaitGroup // containers; added to under mu, before Close
 
 	returned chan struct{}
 	once     sync.Once
@@ -98,7 +98,7 @@ func (b *Bridge) Close() {
 	b.mu.Lock()
 	b.cancel()
 	b.mu.Unlock()
-	b.making.Wait()
+	b.living.Wait()
 }
 
 // Inputs are the definitions that came with the build's request.

@@ -72,5 +72,9 @@ func (c *client) Warn(ctx context.Context, vertex digest.Digest, msg string, opt
 }
 
 func (c *client) NewContainer(ctx context.Context, req gwclient.NewContainerRequest) (gwclient.Container, error) {
-	return c.b.NewContainer(ctx, newID(), req)
+	made, err := c.b.NewContainer(ctx, newID(), req)
+	if err != nil {
+		return nil, err
+	}
+	return made, nil
 }

@@ -39,7 +39,7 @@ var _ gwclient.Container = (*Container)(nil)
 
 // NewContainer makes the trees that the request names and mounts them. The id
 // is the caller's; it fails with errdefs.ErrAlreadyExists where it is in use.
-func (b *Bridge) NewContainer(ctx context.Context, id string, req gwclient.NewContainerRequest) (_ *Container, err error) {
+func (b *Bridge) NewContainer(ctx context.Context, id string, req gwclient.NewContainerRequest) (*Container, error) {
 	spec, err := b.containerSpec(ctx, req)
 	if err != nil {
 		return nil, err
@@ -50,40 +50,34 @@ func (b *Bridge) NewContainer(ctx context.Context, id string, req gwclient.NewCo
 		cancel()
 		return nil, err
 	}
-	release := func() {}
-	defer func() {
-		if err != nil {
-			cancel()
-			release()
-			b.forget(c)
-		}
-	}()
-	// Mounting ends with the caller, or with the build.
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer context.AfterFunc(cctx, func() { stop(context.Cause(cctx)) })()
-	lctx, release, err := b.lease(ctx)
-	if err != nil {
+	if err := c.mount(ctx, spec); err != nil {
+		cancel()
+		b.forget(c)
 		return nil, err
 	}
-	made, err := b.cfg.Exec.NewContainer(lctx, schedule.Job{Sessions: b.cfg.Sessions}, spec)
-	if err != nil {
-		return nil, err
-	}
-	b.mu.Lock()
-	c.op = made
-	b.mu.Unlock()
-	go c.cleanUp(release)
 	return c, nil
 }
 
-// lease is Config.Lease, with a release that can always be called.
-func (b *Bridge) lease(ctx context.Context) (context.Context, func(), error) {
-	lctx, release, err := b.cfg.Lease(ctx)
+// mount makes the mounts; after that the container has to be cleaned up.
+// Mounting ends early with ctx or with the build.
+func (c *Container) mount(ctx context.Context, spec op.ContainerSpec) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(c.ctx, func() { stop(context.Cause(c.ctx)) })()
+	lctx, release, err := c.b.cfg.Lease(ctx)
 	if err != nil {
-		return nil, func() {}, err
+		return err
 	}
-	return lctx, release, nil
+	made, err := c.b.cfg.Exec.NewContainer(lctx, schedule.Job{Sessions: c.b.cfg.Sessions}, spec)
+	if err != nil {
+		release()
+		return err
+	}
+	c.b.mu.Lock()
+	c.op = made
+	c.b.mu.Unlock()
+	go c.cleanUp(release)
+	return nil
 }
 
 // containerSpec makes the trees of the request's mounts.
@@ -150,7 +144,7 @@ func (b *Bridge) reserve(c *Container) error {
 		return fmt.Errorf("container %q: %w", c.id, errdefs.ErrAlreadyExists)
 	}
 	b.containers[c.id] = c
-	b.making.Add(1)
+	b.living.Add(1)
 	return nil
 }
 
@@ -158,7 +152,7 @@ func (b *Bridge) forget(c *Container) {
 	b.mu.Lock()
 	delete(b.containers, c.id)
 	b.mu.Unlock()
-	b.making.Done()
+	b.living.Done()
 }
 
 // Container gives the container with the id.
