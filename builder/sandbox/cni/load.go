@@ -35,19 +35,37 @@ func parse(cfg Config) (list *libcni.NetworkConfigList, err error) {
 		if err != nil {
 			return nil, err
 		}
-		return libcni.ConfListFromBytes(data)
+		return libcni.NetworkConfFromBytes(data)
 	case strings.HasSuffix(cfg.File, ".conflist"):
-		list, err = libcni.ConfListFromFile(cfg.File)
+		list, err = libcni.NetworkConfFromFile(cfg.File)
 	default:
-		var one *libcni.PluginConfig
-		if one, err = libcni.ConfFromFile(cfg.File); err == nil {
-			list, err = libcni.ConfListFromConf(one)
-		}
+		list, err = single(cfg.File)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("CNI configuration %s: %w", cfg.File, err)
 	}
 	return list, nil
+}
+
+// single reads a file with one network, which becomes a list of one.
+func single(file string) (*libcni.NetworkConfigList, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	plugin, err := libcni.NetworkPluginConfFromBytes(data)
+	if err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(map[string]any{
+		"cniVersion": plugin.Network.CNIVersion,
+		"name":       plugin.Network.Name,
+		"plugins":    []json.RawMessage{data},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // plugins are the names of those that the configuration uses.

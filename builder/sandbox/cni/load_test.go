@@ -19,14 +19,14 @@ func write(t *testing.T, name, text string) string {
 }
 
 const (
-	single = `{"cniVersion":"1.0.0","name":"NAME","type":"bridge","bridge":"NAME","isGateway":true,
+	one = `{"cniVersion":"1.0.0","name":"NAME","type":"bridge","bridge":"NAME","isGateway":true,
 		"ipam":{"type":"host-local","ranges":[[{"subnet":"SUBNET"}]]}}`
-	list = `{"cniVersion":"1.0.0","name":"NAME","plugins":[{"type":"loopback"},` + single + `]}`
+	list = `{"cniVersion":"1.0.0","name":"NAME","plugins":[{"type":"loopback"},` + one + `]}`
 )
 
 func TestConfigurationFile(t *testing.T) {
 	t.Parallel()
-	for name, text := range map[string]string{"c.json": single, "c.conf": single, "c.conflist": list} {
+	for name, text := range map[string]string{"c.json": one, "c.conf": one, "c.conflist": list} {
 		cfg := newConfig(t)
 		text = strings.NewReplacer("NAME", cfg.Bridge.Name, "SUBNET", cfg.Bridge.Subnet).Replace(text)
 		file := cfg

@@ -6,6 +6,7 @@ package upload
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -143,7 +144,7 @@ func (c *counter) Write(b []byte) (int, error) {
 }
 
 // Run makes a layer with the file.
-func (o *op) Run(ctx context.Context, _ schedule.Job, _ []schedule.Result) ([]schedule.Result, error) {
+func (o *op) Run(ctx context.Context, _ schedule.Job, _ []schedule.Result) (_ []schedule.Result, err error) {
 	if o.data == nil {
 		return nil, fmt.Errorf("upload %s was not received: %w", o.url, errdefs.ErrFailedPrecondition)
 	}
@@ -151,7 +152,7 @@ func (o *op) Run(ctx context.Context, _ schedule.Job, _ []schedule.Result) ([]sc
 	if err != nil {
 		return nil, err
 	}
-	defer w.Discard(context.WithoutCancel(ctx))
+	defer func() { err = errors.Join(err, w.Discard(context.WithoutCancel(ctx))) }()
 	dir, err := w.Dir(ctx)
 	if err != nil {
 		return nil, err

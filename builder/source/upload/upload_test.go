@@ -209,7 +209,7 @@ func TestFilesEndWithTheSession(t *testing.T) {
 func TestFileNames(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
-		"/a": "a", "/a/b ": "b", "/": "download", "": "download", "/..": "download", "/a/..": "download",
+		"/a": "a", "/a/b\u00a0": "b", "/": "download", "": "download", "/..": "download", "/a/..": "download",
 		"/" + strings.Repeat("x", 256): "download", "/a\nb": "download", "/a%20b": "a%20b",
 	} {
 		if f, err := parseFile(&url.URL{Path: path}, nil); err != nil || f.Filename != want {
