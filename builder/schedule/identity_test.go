@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -56,6 +57,11 @@ func (h *handmade) build(t *testing.T, id string, fresh []string, steps ...int) 
 			t.Fatalf("%s: %v", id, err)
 		}
 	}
+	return h.ran(id)
+}
+
+// ran gives the names of the steps that were run for a build.
+func (h *handmade) ran(id string) []string {
 	var ran []string
 	for d, n := range h.w.runs[id] {
 		for range n {
@@ -64,6 +70,18 @@ func (h *handmade) build(t *testing.T, id string, fresh []string, steps ...int) 
 	}
 	slices.Sort(ran)
 	return ran
+}
+
+// result makes a step in a build of its own.
+func (h *handmade) result(t *testing.T, id string, step int) *value {
+	t.Helper()
+	b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
+	defer b.Close()
+	r, err := b.Result(context.Background(), h.graph(step, 0, nil))
+	if err != nil {
+		t.Fatalf("%s: %v", id, err)
+	}
+	return r.(*value)
 }
 
 func expect(t *testing.T, what string, got []string, want ...string) {
@@ -88,6 +106,14 @@ func TestIgnoreCache(t *testing.T) {
 	expect(t, "the same again", h.build(t, "2", nil, byContent, byName))
 	expect(t, "a fresh step", h.build(t, "3", []string{"step"}, byContent, byName), "by name", "step")
 	expect(t, "the build after it", h.build(t, "4", nil, byContent, byName))
+	for id, v := range map[string]*value{"a build": h.result(t, "4a", step), "one that needs it by name": h.result(t, "4b", byName)} {
+		for len(v.inputs) > 0 && v.n != h.does[h.steps[step].Digest].value([]int{v.inputs[0].n}) {
+			v = v.inputs[0]
+		}
+		if v.build != "3" {
+			t.Errorf("%s has the result of build %s, want the fresh one of 3", id, v.build)
+		}
+	}
 	expect(t, "three plans", h.build(t, "5", []string{"step"}, step, step, byName), "by name", "step")
 	expect(t, "a fresh source", h.build(t, "6", []string{"source"}, byName, byName), "source")
 	expect(t, "the build after that", h.build(t, "7", nil, byName, byContent))
@@ -161,6 +187,30 @@ func TestFailureEndsTheRest(t *testing.T) {
 			t.Errorf("%d steps are running, want the one that is waited for", n)
 		}
 		<-done
+		h.s.Close()
+	})
+}
+
+// TestParallel: steps that are copied into one tree, one after the other, run at
+// the same time, although what the later copies are depends on what the first
+// step makes.
+func TestParallel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandmade()
+		base := h.add(modelStep{name: "base", source: 1}, false)
+		tree := base
+		for i := range 16 {
+			stage := h.add(modelStep{name: fmt.Sprint("stage", i), slow: time.Second}, false, base)
+			tree = h.add(modelStep{name: fmt.Sprint("copy", i)}, false, tree, stage)
+			h.does[h.steps[tree].Digest].content[1] = true
+		}
+		begun := time.Now()
+		h.result(t, "first", tree)
+		if took := time.Since(begun); took >= 2*time.Second {
+			t.Errorf("16 steps of a second took %v", took)
+		}
+		expect(t, "the same again", h.build(t, "again", nil, tree))
 		h.s.Close()
 	})
 }

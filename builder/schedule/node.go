@@ -62,6 +62,9 @@ type node struct {
 	results   []Result
 
 	wanted bool // somebody needs the results
+	// stalled: it, or a step that it stands on, waits for a step to run, to be
+	// identified by what that makes.
+	stalled bool
 	// unidentified and unfinished count the inputs that are waited for.
 	unidentified int
 	unfinished   int

@@ -168,6 +168,7 @@ func (p *plan) step(ctx context.Context, n *node) error {
 		if n.pinned && n.unidentified == 0 {
 			return p.define(n)
 		}
+		p.foresee(n)
 	case stateContent:
 		return p.digest(ctx, n)
 	case stateIdentified:
@@ -207,12 +208,41 @@ func (p *plan) define(n *node) error {
 		for i, in := range n.inputs {
 			if n.byContent(i) {
 				p.want(in)
+				if !in.hit {
+					p.stall(n)
+				}
 			}
 		}
 		return nil
 	}
 	p.identified(n, p.b.identity(n.step, n.defKey), false)
 	return nil
+}
+
+// stall marks the node and all that stand on it.
+func (p *plan) stall(n *node) {
+	for marked := []*node{n}; len(marked) > 0; {
+		n, marked = marked[len(marked)-1], marked[:len(marked)-1]
+		if !n.stalled {
+			n.stalled = true
+			p.ready = append(p.ready, n)
+			marked = append(marked, n.users...)
+		}
+	}
+}
+
+// foresee wants the inputs whose content a stalled node will most likely need,
+// so that they are made at the same time: an input that has no record has
+// hardly been part of a key that is known.
+func (p *plan) foresee(n *node) {
+	if !n.stalled || !n.pinned {
+		return
+	}
+	for i, in := range n.inputs {
+		if n.byContent(i) && in.state >= stateIdentified && !in.hit {
+			p.want(in)
+		}
+	}
 }
 
 // digest digests the content of the inputs that are there, and looks the
@@ -262,7 +292,7 @@ func (p *plan) identified(n *node, id cache.ID, hit bool) {
 		p.b.vertices.cached(n.step.Digest, n.key.Worked)
 	}
 	for _, u := range n.users {
-		if u.unidentified--; u.unidentified == 0 {
+		if u.unidentified--; u.unidentified == 0 || u.stalled {
 			p.ready = append(p.ready, u)
 		}
 	}

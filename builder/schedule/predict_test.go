@@ -15,14 +15,21 @@ type prediction struct {
 	have map[cache.ID]bool
 	// missed are the identities that no key led to.
 	missed map[cache.ID]bool
-	ids    map[*graph.Step]cache.ID
-	vals   map[*graph.Step]int
-	runs   []cache.ID
+	// stalled are the steps that wait for a run to be identified, and those on
+	// them; foreseen the inputs that may be made before it is sure that they are
+	// needed, with all that they need.
+	stalled  map[*graph.Step]bool
+	foreseen map[cache.ID]bool
+	ids      map[*graph.Step]cache.ID
+	hit      map[*graph.Step]bool
+	vals     map[*graph.Step]int
+	runs     []cache.ID
 }
 
 // predict evaluates a build step by step, with a copy of the world's records.
 func predict(w *world, b trial) *prediction {
-	p := &prediction{b: b, keys: maps.Clone(w.keys), have: map[cache.ID]bool{}, missed: map[cache.ID]bool{}, ids: map[*graph.Step]cache.ID{}}
+	p := &prediction{b: b, keys: maps.Clone(w.keys), have: map[cache.ID]bool{}, missed: map[cache.ID]bool{},
+		stalled: map[*graph.Step]bool{}, foreseen: map[cache.ID]bool{}, hit: map[*graph.Step]bool{}, ids: map[*graph.Step]cache.ID{}}
 	for id := range w.records {
 		p.have[id] = true
 	}
@@ -30,6 +37,9 @@ func predict(w *world, b trial) *prediction {
 		p.vals, _ = b.m.naive(g)
 		for _, s := range g.Steps {
 			p.identify(s)
+		}
+		for _, s := range g.Steps {
+			p.foresee(s)
 		}
 		p.need(g.Result.Step)
 	}
@@ -47,14 +57,18 @@ func (p *prediction) identify(s *graph.Step) {
 		return k
 	}
 	def := cache.DefinitionKey(does.keyDigest(s.Outputs), ins)
+	for _, in := range s.Inputs {
+		p.stalled[s] = p.stalled[s] || p.stalled[in.Step]
+	}
 	if id := p.keys[own(def)]; id != "" {
-		p.ids[s] = id
+		p.ids[s], p.hit[s] = id, true
 		return
 	}
 	key := def
 	if slices.Contains(does.content, true) {
 		for i, in := range s.Inputs {
 			if does.content[i] {
+				p.stalled[s] = p.stalled[s] || !p.hit[in.Step]
 				p.need(in.Step)
 				ins[i].Content = contentOf(does.read(i, p.vals[in.Step]+in.Index))
 			}
@@ -66,7 +80,7 @@ func (p *prediction) identify(s *graph.Step) {
 		id = cache.ID(own(key))
 		p.missed[id] = true
 	}
-	p.ids[s] = id
+	p.ids[s], p.hit[s] = id, !p.missed[id]
 	p.keys[def], p.keys[own(key)], p.keys[key] = id, id, id
 }
 
@@ -87,4 +101,39 @@ func (p *prediction) need(s *graph.Step) {
 	}
 	p.have[id] = true
 	p.runs = append(p.runs, id)
+}
+
+// foresee notes what a step's inputs may be made for, while the step waits.
+func (p *prediction) foresee(s *graph.Step) {
+	waits := false
+	for _, in := range s.Inputs {
+		waits = waits || p.stalled[in.Step]
+	}
+	for i, in := range s.Inputs {
+		if waits && p.b.m.does[s.Digest].content[i] && !p.hit[in.Step] {
+			p.allow(in.Step)
+		}
+	}
+}
+
+func (p *prediction) allow(s *graph.Step) {
+	p.foreseen[p.ids[s]] = true
+	for _, in := range s.Inputs {
+		p.allow(in.Step)
+	}
+}
+
+// fits tells whether what ran is what had to, and what could be foreseen.
+func (p *prediction) fits(ran []cache.ID) bool {
+	for _, id := range p.runs {
+		if !slices.Contains(ran, id) {
+			return false
+		}
+	}
+	for _, id := range ran {
+		if !slices.Contains(p.runs, id) && !p.foreseen[id] {
+			return false
+		}
+	}
+	return true
 }
