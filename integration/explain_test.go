@@ -1,0 +1,68 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestExplain changes one thing after the other and reads why the next build ran
+// what it ran.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	b := embedded(t)
+	dir := b.files(`
+-- Dockerfile --
+FROM BASE AS made
+ARG WORD=one
+ENV LANGUAGE=C
+COPY *.txt src /in/
+RUN echo $WORD > /out
+FROM scratch
+COPY --from=made /out /
+-- a.txt --
+a
+-- src/b --
+b
+-- src/c --
+c
+-- unused --
+`)
+	write := func(name, text string) { b.must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)) }
+	replace := func(old, new string) func() {
+		return func() {
+			text, err := os.ReadFile(filepath.Join(dir, "Dockerfile"))
+			b.must(err)
+			write("Dockerfile", strings.Replace(string(text), old, new, 1))
+		}
+	}
+	for _, c := range []struct {
+		what   string
+		change func()
+		args   []string
+		want   string
+	}{
+		{"the first build", func() {}, nil, "COPY *.txt src /in/\n    nothing like it has run here before"},
+		{"the same again", func() {}, nil, "no step ran: everything was in the cache"},
+		{"a file that nothing reads", func() { write("unused", "x") }, nil, "no step ran: everything was in the cache"},
+		{"files", func() {
+			write("a.txt", "new")
+			write("src/d", "d")
+			b.must(os.Remove(filepath.Join(dir, "src/c")))
+		}, nil, "COPY *.txt src /in/\n    files of [internal] load build context changed:\n      modified /a.txt\n      removed /src/c\n      added /src/d\n"},
+		{"an argument", func() {}, []string{"--build-arg", "WORD=two"}, "variable WORD was: one\n                   is: two"},
+		{"a variable", replace("LANGUAGE=C", "LANGUAGE=D"), nil, "variable LANGUAGE was: C\n                       is: D"},
+		{"a command", replace("echo $WORD", "echo and $WORD"), nil, "command was: /bin/sh -c echo $WORD > /out\n             is: /bin/sh -c echo and $WORD > /out"},
+		{"a mount", replace("RUN echo", "RUN --mount=type=secret,id=s echo"), nil, "mount /run/secrets/s is new: "},
+		{"no cache", func() {}, []string{"--no-cache"}, "it was told to ignore the cache"},
+	} {
+		c.change()
+		out := b.build(append([]string{"--explain", "--progress=plain", "--output", b.TempDir(), dir}, c.args...)...)
+		if !strings.Contains(out.stderr, c.want) {
+			_, got, _ := strings.Cut(out.stderr, "why these steps ran:")
+			t.Errorf("%s: no %q in\n%s", c.what, c.want, got)
+		}
+	}
+	b.idle()
+}
