@@ -70,6 +70,14 @@ lint: $(BIN)/tools/golangci-lint ## Run golangci-lint and the import law
 fuzz-short: ## Run each fuzz target for 20 seconds
 	tools/fuzz 20s
 
+.PHONY: model
+model: ## Compare a million random builds with a naive evaluation (MODEL="-model.seed N")
+	nice go test ./builder/schedule -run TestModel -timeout 2h -model.builds 1000000 $(MODEL)
+
+.PHONY: mutation
+mutation: ## Show that the scheduler's tests find faults
+	nice go test -tags mutation ./builder/schedule -run TestMutants -timeout 2h -v
+
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")
 	go build -o $(BIN)/conformance ./integration/conformance
