@@ -62,6 +62,11 @@ func (c Ceiling) holds(used, free int64) bool {
 	return free >= c.MinFree && (c.MaxUsed == 0 || used <= c.MaxUsed)
 }
 
+// lowered is a ceiling below which there is room for a step to begin.
+func (c Ceiling) lowered() Ceiling {
+	return Ceiling{MaxUsed: c.MaxUsed - c.MaxUsed/20, MinFree: c.MinFree}
+}
+
 func size(n int64) string { return units.BytesSize(float64(max(n, 0))) }
 
 // guardedOp is an op whose work is under the guard.

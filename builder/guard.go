@@ -109,26 +109,30 @@ func (g *guard) changed() {
 }
 
 // wait returns when there is room, or that there is none although nothing runs
-// that could make some.
+// that could make some. While others run there has to be some room to spare.
 func (g *guard) wait(ctx context.Context, name string) error {
 	timeout := time.NewTimer(waitForRoom)
 	defer timeout.Stop()
-	for {
+	for late := false; ; {
 		g.mu.Lock()
 		ended, others := g.ended, len(g.steps) > 0
 		g.mu.Unlock()
-		full, err := g.full(ctx, forever)
+		c := g.ceiling
+		hope := !late && (others || g.builds() > 1)
+		if hope {
+			c = c.lowered()
+		}
+		full, err := g.full(ctx, c, forever)
 		if err != nil || full == nil {
 			return err
 		}
-		full.Step = name
-		if !others && g.builds() < 2 {
+		if full.Step = name; !hope {
 			return full
 		}
 		select {
 		case <-ended:
 		case <-timeout.C:
-			return full
+			late = true
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -139,7 +143,7 @@ func (g *guard) wait(ctx context.Context, name string) error {
 // hold, and waits for that step's end.
 func (g *guard) watch(ctx context.Context) {
 	for sleep(ctx, lookEvery) {
-		full, err := g.full(ctx, measureEvery)
+		full, err := g.full(ctx, g.ceiling, measureEvery)
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("what the builder uses of the disk can't be measured")
 			sleep(ctx, measureEvery)
@@ -185,33 +189,33 @@ func (g *guard) failLargest(ctx context.Context, full *CeilingError) bool {
 	return true
 }
 
-// full tells how the ceiling is exceeded after all that can be removed was; nil
+// full tells how a ceiling is exceeded after all that can be removed was; nil
 // where it holds. A measurement that is older than maxAge isn't relied on.
-func (g *guard) full(ctx context.Context, maxAge time.Duration) (*CeilingError, error) {
-	if g.plausible(maxAge) {
+func (g *guard) full(ctx context.Context, c Ceiling, maxAge time.Duration) (*CeilingError, error) {
+	if g.plausible(c, maxAge) {
 		return nil, nil
 	}
-	e, err := g.look(ctx)
+	e, err := g.look(ctx, c)
 	if e == nil || err != nil {
 		return nil, err
 	}
-	if err := g.relieve(ctx, g.ceiling); err != nil {
+	if err := g.relieve(ctx, c); err != nil {
 		return nil, err
 	}
-	return g.look(ctx)
+	return g.look(ctx, c)
 }
 
-// plausible says whether the ceiling holds if all that was written to the disk
+// plausible says whether a ceiling holds if all that was written to the disk
 // since the last measurement is the builder's.
-func (g *guard) plausible(maxAge time.Duration) bool {
+func (g *guard) plausible(c Ceiling, maxAge time.Duration) bool {
 	free := g.disk().Free
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return time.Since(g.looked) <= maxAge && g.ceiling.holds(g.used+max(0, g.free-free), free)
+	return time.Since(g.looked) <= maxAge && c.holds(g.used+max(0, g.free-free), free)
 }
 
 // look measures.
-func (g *guard) look(ctx context.Context) (*CeilingError, error) {
+func (g *guard) look(ctx context.Context, c Ceiling) (*CeilingError, error) {
 	free := g.disk().Free
 	used, err := g.measure(ctx)
 	if err != nil {
@@ -220,7 +224,7 @@ func (g *guard) look(ctx context.Context) (*CeilingError, error) {
 	g.mu.Lock()
 	g.used, g.free, g.looked = used, free, time.Now()
 	g.mu.Unlock()
-	if g.ceiling.holds(used, free) {
+	if c.holds(used, free) {
 		return nil, nil
 	}
 	return &CeilingError{Ceiling: g.ceiling, Used: used, Free: free}, nil

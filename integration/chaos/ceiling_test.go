@@ -125,16 +125,15 @@ func TestCeilingEvicts(t *testing.T) {
 func TestCeilingWaits(t *testing.T) {
 	t.Parallel()
 	b := onSmallDisk(t, 300*mib, "--gc-max-used-space", "100MB")
-	base := b.context("RUN true\n")
-	b.mustBuild(base)
-	first := b.start(b.context("RUN echo 1; " + slowly("/large", 85) + "; sleep 2\n"))
+	const result = " && echo ok > /ok\nFROM scratch\nCOPY --from=base /ok /\n"
+	first := b.start(b.context("RUN echo 1; " + slowly("/large", 92) + "; sleep 4" + result))
 	b.must(testbed.Eventually(20*time.Second, func() error {
-		if total(b.du()) < 85*mib {
+		if total(b.du()) < 96*mib {
 			return errors.New("the first build has not written yet")
 		}
 		return nil
 	}))
-	b.mustBuild(b.context("RUN echo 2; " + slowly("/large", 60) + "\n"))
+	b.mustBuild(b.context("RUN echo 2; " + slowly("/large", 60) + result))
 	if err := <-first.done; err != nil {
 		t.Errorf("%v\n%s", err, first.out.String())
 	}
