@@ -51,7 +51,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		return nil, err
 	}
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
-		ID: req.Ref + "/" + rand.Text(), Ops: ops{b, granted, blobs}, Sessions: sessions, Sink: sink, Ran: explain.note,
+		ID: req.Ref + "/" + rand.Text(), Ops: ops{b: b, granted: granted, blobs: blobs}, Sessions: sessions, Sink: sink, Ran: explain.note,
 	})
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{

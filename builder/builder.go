@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/source"
 	"github.com/kiln-build/kiln/builder/store"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -152,6 +153,9 @@ type ops struct {
 	b       *Builder
 	granted map[string]bool
 	blobs   *preparation
+	// outer are the steps that made the definition which is built, one inside
+	// the other.
+	outer []digest.Digest
 }
 
 // Op implements schedule.Ops.
@@ -172,6 +176,8 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s))), nil
 	case s.Op.GetPassthrough() != nil:
 		return op.NewPassthrough(s), nil
+	case s.Op.GetBuild() != nil:
+		return op.NewBuild(o.b.layers, s, o.nested(s)), nil
 	}
 	return nil, fmt.Errorf("the operation %q is not supported by this builder", s.Meta.Name)
 }

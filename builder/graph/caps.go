@@ -25,6 +25,7 @@ var capabilities = map[apicaps.CapID]bool{
 	"source.local.sharedkeyhint":    true,
 	"source.local.differ":           true,
 	"source.local.metadatatransfer": true,
+	"source.buildop.llbfilename":    true,
 	"source.http":                   true,
 
 	"exec.meta.base":                       true,

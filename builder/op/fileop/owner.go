@@ -3,7 +3,6 @@ package fileop
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -55,31 +54,11 @@ func (t *Tree) userEntry(file, name string) ([]string, error) {
 
 // readUserFile reads a regular file; no data where it does not exist.
 func (t *Tree) readUserFile(file string) ([]byte, error) {
-	p, err := t.resolve(file)
-	if err != nil {
-		return nil, err
-	}
-	f, err := t.openAt(p, unix.O_RDONLY|unix.O_NONBLOCK)
+	data, err := t.ReadFile(file, maxUserFile)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, pathError("stat", p, errno(err))
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%q is not a regular file", file)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxUserFile+1))
-	if err != nil {
-		return nil, pathError("read", p, errno(err))
-	}
-	if len(data) > maxUserFile {
-		return nil, fmt.Errorf("%q exceeds %d bytes", file, maxUserFile)
-	}
-	return data, nil
+	return data, err
 }
 
 func userID(file string, fields []string, i int) (uint32, error) {
