@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
+	"path"
 	"strconv"
 	"sync"
 
@@ -138,7 +138,7 @@ func (c *CacheMounts) mount(ctx context.Context, o *openCache, name string, want
 			return err
 		}
 	}
-	lctx, release, err := c.keeper.Keep(ctx, name, fmt.Sprintf("cached mount %s", want.ID))
+	lctx, release, err := c.keeper.Keep(ctx, name, "cached mount "+path.Clean(want.ID))
 	if err != nil {
 		return err
 	}
