@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 )
 
@@ -62,5 +63,38 @@ func TestMountFailures(t *testing.T) {
 		if err := unmountDir(dir); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestSettled: what was mounted leaves nothing in the lease that kept it.
+func TestSettled(t *testing.T) {
+	for _, backend := range []string{"overlayfs", "host"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			ctx, s := openOn(t, backend)
+			l := build(t, ctx, s, nil, func(dir string) { write(t, dir+"/f", "1") })
+			_, release, err := s.Mount(ctx, l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := func() int {
+				t.Helper()
+				all, err := s.store.Leases.ListResources(ctx, leases.Lease{ID: s.lease})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(all)
+			}
+			if n := kept(); n != 1 {
+				t.Errorf("%d resources of one mount", n)
+			}
+			release()
+			if err := s.Settle(); err != nil {
+				t.Fatal(err)
+			}
+			if n := kept(); n != 0 {
+				t.Errorf("%d resources are left", n)
+			}
+		})
 	}
 }

@@ -142,6 +142,7 @@ func (s *Store) mountView(ctx context.Context, v *view) (err error) {
 func (s *Store) unmountView(ctx context.Context, v *view) error {
 	err := unmountDir(v.dir)
 	if v.key != "" {
+		ctx = leases.WithLease(ctx, s.lease) // or it would name the view for ever
 		if rerr := s.store.Snapshots.Remove(ctx, v.key); rerr != nil && !errdefs.IsNotFound(rerr) {
 			err = errors.Join(err, fmt.Errorf("remove view of layer %s: %w", v.name, rerr))
 		}
