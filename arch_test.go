@@ -22,6 +22,7 @@ const module = "github.com/kiln-build/kiln"
 var packages = []room{
 	{row: 0, name: "builder/graph"},
 	{row: 0, name: "builder/event"},
+	{row: 0, name: "builder/boltcheck"},
 	{row: 1, name: "builder/store"},
 	{row: 1, name: "builder/cache"},
 	{row: 1, name: "builder/session"},

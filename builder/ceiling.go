@@ -168,7 +168,7 @@ func (b *Builder) used(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	files, err := b.files()
+	files, err := b.ownFiles()
 	return bytes + files, err
 }
 

@@ -168,7 +168,12 @@ func (r *records) reconcile(ctx context.Context) error {
 	for _, rec := range all {
 		known[r.lease(rec.ID)] = rec.ID
 	}
-	found, err := r.store.Leases.List(ctx, fmt.Sprintf("labels.%q==%q", labelOwner, r.owner))
+	if r.store.Root != "" {
+		if err := r.dropMounts(ctx); err != nil {
+			return err
+		}
+	}
+	found, err := r.store.Leases.List(ctx, r.store.Marked(labelOwner, r.owner))
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
 	}
@@ -184,6 +189,24 @@ func (r *records) reconcile(ctx context.Context) error {
 	for _, id := range known {
 		if err := r.Remove(id); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// dropMounts removes leases for mounts of layer stores that are no more: there is
+// only one in a containerd of our own, but it may have lost its id.
+func (r *records) dropMounts(ctx context.Context) error {
+	found, err := r.store.Leases.List(ctx, fmt.Sprintf("labels.%q", layer.LabelMounts))
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	for _, l := range found {
+		if l.Labels[layer.LabelMounts] == r.layers.ID() {
+			continue
+		}
+		if err := r.store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("lease %s: %w", l.ID, err)
 		}
 	}
 	return nil

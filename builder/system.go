@@ -45,7 +45,7 @@ func (b *Builder) addSystem(ctx context.Context, s *survey) error {
 			return err
 		}
 	}
-	bytes, err := b.files()
+	bytes, err := b.ownFiles()
 	s.system = append(s.system, cache.Usage{
 		ID: "databases", InUse: true, Size: bytes, Description: "databases, logs and directories", Type: cache.System,
 	})
@@ -92,9 +92,9 @@ func (b *Builder) purpose(l leases.Lease) string {
 	return fmt.Sprintf("kept by lease %s", l.ID)
 }
 
-// files is how many bytes the builder's directory takes on disk besides what is
+// ownFiles is how many bytes the builder's directory takes on disk besides what is
 // in containerd. What is mounted there doesn't count.
-func (b *Builder) files() (int64, error) {
+func (b *Builder) ownFiles() (int64, error) {
 	var bytes int64
 	if f := b.cfg.Store.Overhead; f != nil {
 		n, err := f()

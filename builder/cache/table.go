@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/boltcheck"
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // The database has these buckets:
@@ -50,21 +50,16 @@ func Open(path string) (*Table, error) {
 	if err := m.set(path); err != nil {
 		return nil, fmt.Errorf("cache table %s: %w", path, err)
 	}
-	db, err := openDB(path)
-	if damaged(err) {
+	if err := boltcheck.File(path); errdefs.IsDataLoss(err) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}
-		db, err = openDB(path)
 	}
+	db, err := openDB(path)
 	if err != nil {
 		return nil, fmt.Errorf("cache table %s: %w", path, err)
 	}
 	return &Table{db: db, mark: m, inUse: map[ID]int{}, used: map[ID]use{}}, nil
-}
-
-func damaged(err error) bool {
-	return errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch)
 }
 
 func openDB(path string) (*bolt.DB, error) {

@@ -28,6 +28,9 @@ const (
 	labelLease       = "kiln.build/lease"       // that the layer was made under
 )
 
+// LabelMounts is on the lease for a store's mounts, with the store's ID.
+const LabelMounts = "kiln.build/mounts"
+
 // maxDescription keeps a label below containerd's limit of 4096 bytes.
 const maxDescription = 2048
 
@@ -89,11 +92,14 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	if err := s.reconcile(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := st.Leases.Create(ctx, leases.WithID(s.lease)); err != nil {
+	if _, err := st.Leases.Create(ctx, leases.WithID(s.lease), leases.WithLabel(LabelMounts, id)); err != nil {
 		return nil, fmt.Errorf("layer store: lease for mounts: %w", err)
 	}
 	return s, nil
 }
+
+// ID names the store among those of one containerd. It is kept below the root.
+func (s *Store) ID() string { return s.id }
 
 // readID returns the id in the file, made if absent.
 func readID(path string) (string, error) {

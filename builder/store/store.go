@@ -6,6 +6,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
@@ -56,6 +57,17 @@ type HostInfo struct {
 // Context returns ctx with the store's namespace set.
 func (s *Store) Context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, s.Namespace)
+}
+
+// Marked is a filter for what has the label with the value id, by which its
+// maker knows it again. In a containerd that isn't a process of its own that is
+// all that has the label: nobody else could have made it, and the maker may have
+// lost its id.
+func (s *Store) Marked(label, id string) string {
+	if s.Root != "" {
+		return fmt.Sprintf("labels.%q", label)
+	}
+	return fmt.Sprintf("labels.%q==%q", label, id)
 }
 
 // GC removes everything that nothing refers to and returns when it is gone.

@@ -51,7 +51,7 @@ func openShelf(ctx context.Context, cfg Config) (*shelf, error) {
 
 // dropStrays deletes leases of transfers that are not on the shelf.
 func (s *shelf) dropStrays(ctx context.Context) error {
-	found, err := s.cfg.Store.Leases.List(ctx, fmt.Sprintf("labels.%q==%s", leaseLabel, s.id))
+	found, err := s.cfg.Store.Leases.List(ctx, s.cfg.Store.Marked(leaseLabel, s.id))
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,9 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 	if err := dropSpoiled(cfg.Root); err != nil {
 		return nil, err
 	}
+	if err := dropDamaged(ctx, cfg.Root); err != nil {
+		return nil, err
+	}
 	name, sn, err := openSnapshotter(ctx, cfg)
 	if err != nil {
 		return nil, err

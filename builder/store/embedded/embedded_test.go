@@ -119,18 +119,33 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestTornDatabase: what can't be read is dropped, with all that it was about.
 func TestTornDatabase(t *testing.T) {
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "meta.db"), bytes.Repeat([]byte{1}, 1<<16), 0o600); err != nil {
+	st := openTest(t, Config{Root: root})
+	keep(t, st, "a")
+	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(context.Background(), Config{Root: root}); err == nil || !strings.Contains(err.Error(), "may be removed") {
-		t.Errorf("got %v", err)
+	for _, damage := range []func(path string) error{
+		os.Remove,
+		func(path string) error { return os.Truncate(path, 0) },
+		func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte{1}, 1<<16), 0o600) },
+	} {
+		for _, name := range []string{"meta.db", "snapshots-" + st.Snapshotter + "/metadata.db"} {
+			if err := damage(filepath.Join(root, name)); err != nil {
+				t.Fatal(err)
+			}
+			st = openTest(t, Config{Root: root})
+			if has(st, "a") {
+				t.Error("it is still there")
+			}
+			keep(t, st, "a")
+			if err := st.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	if err := Wipe(root); err != nil {
-		t.Fatal(err)
-	}
-	openTest(t, Config{Root: root})
 }
 
 // TestCollectorWaits expects removals to be collected only after a while of
