@@ -52,6 +52,7 @@ var packages = []room{
 var buildkit = []string{
 	"api/...",
 	"client/llb",
+	"client/llb/llbbuild",
 	"client/llb/sourceresolver",
 	"frontend/dockerfile/...",
 	"frontend/dockerui",

@@ -89,8 +89,11 @@ func TestClientDrivenBuild(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := d.bridge.Return(ctx, &gwpb.ReturnRequest{Result: &gwpb.Result{
-		Result:   &gwpb.Result_Refs{Refs: &gwpb.RefMap{Refs: map[string]*gwpb.Ref{"linux/amd64": {Id: ref.Id}, "linux/arm64": nil}}},
-		Metadata: map[string][]byte{"frontend.note": []byte("n"), "other": nil},
+		Result: &gwpb.Result_Refs{Refs: &gwpb.RefMap{Refs: map[string]*gwpb.Ref{"linux/amd64": {Id: ref.Id}}}},
+		Metadata: map[string][]byte{
+			"frontend.note": []byte("n"), "other": nil,
+			"refs.platforms": []byte(`{"Platforms":[{"ID":"linux/amd64","Platform":{"os":"linux","architecture":"amd64"}}]}`),
+		},
 	}}); err != nil {
 		t.Fatal(err)
 	}

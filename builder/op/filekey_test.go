@@ -160,7 +160,7 @@ func TestFileContentOfNothing(t *testing.T) {
 	}
 	step.Inputs[0].Step = &graph.Step{Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: "local://context"}}}}
 	_, err := b.content(step, 0, nil)
-	if want := `failed to calculate checksum of ref scratch: lstat /foo: no such file or directory`; err == nil || err.Error() != want || !errdefs.IsNotFound(err) {
+	if want := `failed to calculate checksum of ref scratch: "/foo": not found`; err == nil || err.Error() != want || !errdefs.IsNotFound(err) {
 		t.Errorf("in an empty directory: %v, want %s", err, want)
 	}
 	step = fileStep(1, copyFrom(-1, 0, 0, "/foo*", "/"))
