@@ -200,6 +200,7 @@ func (b *Builder) export(ctx context.Context, exporters []export.Exporter, what 
 		if o.Descriptor != nil {
 			resp.Descriptors[i] = *o.Descriptor
 		}
+		resp.Documents = append(resp.Documents, o.Documents...)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/export"
+	"github.com/kiln-build/kiln/builder/export/assemble"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -37,6 +38,8 @@ type Response struct {
 	Exporter map[string]string
 	// Descriptors are what image-like exporters made, by the exporter's ID.
 	Descriptors map[int]ocispec.Descriptor
+	// Documents are the indexes, manifests and configs of those images.
+	Documents []assemble.Document
 }
 
 // The entitlements that a build may ask for.

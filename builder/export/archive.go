@@ -80,7 +80,7 @@ func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result
 	if err != nil {
 		return Outcome{}, err
 	}
-	return Outcome{Response: resp, Descriptor: &img.root, Release: release}, nil
+	return Outcome{Response: resp, Descriptor: &img.root, Documents: img.documents(), Release: release}, nil
 }
 
 // prepare has the complete image in the content store.

@@ -237,6 +237,17 @@ func (b *built) imageNames(asked string) ([]string, error) {
 	return splitNames(asked)
 }
 
+// documents are all that an image consists of beside its layers.
+func (b *built) documents() (all []assemble.Document) {
+	if b.index != nil {
+		all = append(all, *b.index)
+	}
+	for _, p := range b.platforms {
+		all = append(all, p.Manifest, p.Config)
+	}
+	return all
+}
+
 // response is what the client is told of the image.
 func (b *built) response() (map[string]string, error) {
 	desc, err := json.Marshal(b.root)

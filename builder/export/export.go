@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kiln-build/kiln/builder/export/assemble"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
@@ -68,6 +69,8 @@ type Outcome struct {
 	Response map[string]string
 	// Descriptor is that of the image; nil where there is none.
 	Descriptor *ocispec.Descriptor
+	// Documents are the image's index, manifests and configs.
+	Documents []assemble.Document
 	// Finalize does the rest, such as a push, which may run beside other work;
 	// nil where there is none.
 	Finalize func(ctx context.Context) error

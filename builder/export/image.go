@@ -111,7 +111,7 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	if err != nil {
 		return Outcome{}, err
 	}
-	out := Outcome{Response: resp, Descriptor: &img.root, Release: release}
+	out := Outcome{Response: resp, Descriptor: &img.root, Documents: img.documents(), Release: release}
 	switch {
 	case x.push && len(named) > 0:
 		out.Finalize = x.pushing(job, img, named)

@@ -55,7 +55,31 @@ func TestImage(t *testing.T) {
 	if out.Descriptor == nil || out.Descriptor.Digest != img.Target.Digest || out.Finalize != nil {
 		t.Errorf("outcome %+v", out)
 	}
+	if d := out.Documents; len(d) != 2 || d[0].Desc.Digest != img.Target.Digest || d[1].Desc.Digest != m.Config.Digest {
+		t.Errorf("documents %+v", d)
+	}
 	e.events.check(t, "exporting layers", "exporting manifest sha256:", "exporting config sha256:", "naming to docker.io/library/test:1")
+}
+
+// Where images have no names, an image is made all the same, and is gone when
+// the export is.
+func TestImageWithoutNames(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.cfg.Images = nil
+	top := e.layer(t, nil, map[string]string{"a": "1"})
+	out := e.mustExport(t, Target{Type: "image", Attrs: parse("name=x:1,unpack=true")}, single(top))
+	if _, err := e.st.Content.Info(e.ctx, out.Descriptor.Digest); err != nil || out.Response["image.name"] != "x:1" {
+		t.Errorf("response %v, %v", out.Response, err)
+	}
+	if all, err := e.st.Images.List(e.ctx); err != nil || len(all) != 0 {
+		t.Errorf("images %v, %v", all, err)
+	}
+	out.Release()
+	e.forget(t)
+	if _, err := e.st.Content.Info(e.ctx, out.Descriptor.Digest); !errdefs.IsNotFound(err) {
+		t.Errorf("the manifest is still there: %v", err)
+	}
 }
 
 // The image alone keeps all its content, and its snapshots when it is unpacked;

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/kiln-build/kiln/builder"
+	"github.com/kiln-build/kiln/builder/export/assemble"
 	"github.com/kiln-build/kiln/plugin/history"
 	"github.com/kiln-build/kiln/plugin/status"
 	"github.com/kiln-build/kiln/plugin/trace"
@@ -54,6 +55,17 @@ func describe(rec *controlapi.BuildHistoryRecord, sum status.Summary, resp *buil
 			rec.Result.ResultDeprecated = made
 		}
 	}
+}
+
+// keepDocuments keeps what describes the images that were made, which may be
+// gone before the record is.
+func keepDocuments(b *history.Build, documents []assemble.Document) error {
+	for _, d := range documents {
+		if _, err := b.Blob(d.Desc.MediaType, d.Data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // describeFailure adds why a build failed, if it did: in short to the record,

@@ -93,6 +93,9 @@ func (s *Server) finish(ctx context.Context, n *run, rec *controlapi.BuildHistor
 	if err == nil && !n.build.Hidden() {
 		err = addTrace(rec, n, failure)
 	}
+	if err == nil && !n.build.Hidden() && resp != nil {
+		err = keepDocuments(n.build, resp.Documents)
+	}
 	if err == nil && !n.build.Hidden() {
 		err = n.build.Complete(rec, status.MediaType)
 	}

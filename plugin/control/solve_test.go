@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/export"
+	"github.com/kiln-build/kiln/builder/export/assemble"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	solvererrors "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -194,12 +195,13 @@ func TestSolveWarns(t *testing.T) {
 
 func TestSolveRecordsABuild(t *testing.T) {
 	t.Parallel()
-	made := ocispec.Descriptor{MediaType: "m", Digest: digest.FromString("image"), Size: 3}
+	made := ocispec.Descriptor{MediaType: "m", Digest: digest.FromString("image"), Size: 5}
 	f := serve(t, &script{build: func(_ context.Context, _ builder.Request, sink event.Sink) (*builder.Response, error) {
 		now := time.Now()
 		sink.Emit(&event.Vertex{Digest: digest.FromString("a"), Started: &now, Completed: &now, Cached: true})
 		sink.Emit(&event.Vertex{Digest: digest.FromString("b")})
-		return &builder.Response{Exporter: map[string]string{"k": "v"}, Descriptors: map[int]ocispec.Descriptor{1: made}}, nil
+		return &builder.Response{Exporter: map[string]string{"k": "v"}, Descriptors: map[int]ocispec.Descriptor{1: made},
+			Documents: []assemble.Document{{Desc: made, Data: []byte("image")}}}, nil
 	}})
 	resp, rec, err := f.solve(t, &controlapi.SolveRequest{
 		Ref: "r", Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{"target": "t"},
@@ -216,6 +218,9 @@ func TestSolveRecordsABuild(t *testing.T) {
 	}
 	if d := rec.Result.GetResults()[1]; d.GetDigest() != made.Digest.String() || !proto.Equal(d, rec.Result.ResultDeprecated) {
 		t.Errorf("result %v", rec.Result)
+	}
+	if info, err := f.history.Info(t.Context(), made.Digest); err != nil || info.Size != made.Size {
+		t.Errorf("the image's description: %v, %v", info, err)
 	}
 	if got := <-f.ended; got.Ref != "r" {
 		t.Errorf("ended: %v", got)
