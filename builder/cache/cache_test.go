@@ -204,7 +204,7 @@ func TestSelect(t *testing.T) {
 
 func TestParseSize(t *testing.T) {
 	disk := Disk{Total: 1000}
-	for in, want := range map[string]int64{"0": 0, "17": 17, "512MB": 512 << 20, "1.5g": 3 << 29, "2KiB": 2048, "10%": 100, " 3 TB ": 3 << 40} {
+	for in, want := range map[string]int64{"0": 0, "17": 17, "512MB": 512 << 20, "1.5g": 3 << 29, "2KiB": 2048, "10%": 100, "3 TB": 3 << 40} {
 		if got, err := ParseSize(in, disk); err != nil || got != want {
 			t.Errorf("%q is %d, %v, want %d", in, got, err, want)
 		}

@@ -158,7 +158,7 @@ func (c *CacheMounts) put(name string, o *openCache) {
 		return
 	}
 	if o.workspace != nil {
-		o.workspace.Unmount()
+		_ = o.workspace.Unmount() // what stays is unmounted at the end of the layer store
 	}
 	if o.release != nil {
 		o.release()

@@ -55,7 +55,7 @@ func (m *mounting) secretFile(opt *pb.SecretOpt, data []byte) (string, error) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", flags, "mode=0700,size="+strconv.Itoa(len(data)+64<<10)); err != nil {
 		return "", fmt.Errorf("mount tmpfs: %w", err)
 	}
-	m.undo = append(m.undo, func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	m.undo = append(m.undo, func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	file := filepath.Join(dir, "secret")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return "", err

@@ -61,7 +61,7 @@ func lockedFlags(source string) []string {
 	}
 	var names []string
 	for _, f := range mountFlags {
-		if int64(st.Flags)&f.flag != 0 {
+		if st.Flags&f.flag != 0 {
 			names = append(names, f.name)
 		}
 	}

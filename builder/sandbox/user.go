@@ -32,12 +32,12 @@ func lookupUser(t *tree, name string) (owner, error) {
 	if err != nil {
 		return owner{}, err
 	}
-	defer closePasswd()
+	defer func() { _ = closePasswd() }()
 	group, closeGroup, err := userFile(t, "/etc/group")
 	if err != nil {
 		return owner{}, err
 	}
-	defer closeGroup()
+	defer func() { _ = closeGroup() }()
 	if name == "" {
 		name = "0"
 	}

@@ -20,7 +20,6 @@ type plan struct {
 	ready   []*node // to be looked at again
 	answers chan answer
 	jobs    sync.WaitGroup
-	err     error
 }
 
 // answer is the outcome of a job, to be taken over by the loop.

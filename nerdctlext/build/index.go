@@ -117,7 +117,7 @@ func addToIndex(dir string, manifest ocispec.Descriptor) error {
 	}
 	defer func() {
 		os.Remove(path + ".lock")
-		lock.Unlock()
+		_ = lock.Unlock()
 	}()
 
 	index, err := readIndex(dir)
@@ -135,7 +135,8 @@ func addToIndex(dir string, manifest ocispec.Descriptor) error {
 			kept = append(kept, other)
 		}
 	}
-	index.Manifests = append(kept, manifest)
+	kept = append(kept, manifest)
+	index.Manifests = kept
 
 	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
 	if err != nil {

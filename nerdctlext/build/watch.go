@@ -71,10 +71,10 @@ func Follow(ctx context.Context, control controlapi.ControlClient, ref string, o
 	skew := clockSkew(stream)
 	for {
 		message, err := stream.Recv()
-		if errors.Is(err, io.EOF) || (err != nil && ctx.Err() != nil) {
-			return nil
-		}
 		if err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil //nolint:nilerr // nobody follows any more, or all is told
+			}
 			return err
 		}
 		observe(statusOf(message, skew))

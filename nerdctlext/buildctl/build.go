@@ -103,7 +103,7 @@ func (f *buildFlags) run(ctx context.Context, env nerdctlext.Environment, conn *
 		}
 		defer out.Close()
 		job.Metrics = progress.NewCacheMetrics()
-		defer func() { job.Metrics.Print(out) }()
+		defer func() { _ = job.Metrics.Print(out) }()
 	}
 	result, err := job.Build(ctx)
 	if err != nil {

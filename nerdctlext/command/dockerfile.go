@@ -161,7 +161,7 @@ func fetch(ctx context.Context, url string) ([]byte, error) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		io.Copy(io.Discard, io.LimitReader(response.Body, 1<<10))
+		_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 1<<10))
 		return nil, fmt.Errorf("dockerfile %s: the server says %s", url, response.Status)
 	}
 	return readBounded(response.Body, url)

@@ -86,7 +86,7 @@ func Serve(t testing.TB, listener net.Listener, address string, options ...grpc.
 	server := grpc.NewServer(options...)
 	controlapi.RegisterControlServer(server, d)
 	gatewaypb.RegisterLLBBridgeServer(server, bridge{daemon: d})
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	return d
 }

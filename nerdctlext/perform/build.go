@@ -51,7 +51,7 @@ func (j Job) Build(ctx context.Context) (result *build.Result, err error) {
 		}
 		defer trace.Close()
 		encoder := json.NewEncoder(trace)
-		sinks = append(sinks, func(status *client.SolveStatus) { encoder.Encode(status) })
+		sinks = append(sinks, func(status *client.SolveStatus) { _ = encoder.Encode(status) })
 	}
 	if j.Metrics != nil {
 		sinks = append(sinks, j.Metrics.Observe)

@@ -22,7 +22,7 @@ import (
 // the second ends the process at once.
 func Main(root *cobra.Command, stderr io.Writer) int {
 	// What libraries note in passing is not the user's business.
-	log.SetLevel("error")
+	_ = log.SetLevel("error")
 	stdlog.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -53,7 +53,7 @@ func Main(root *cobra.Command, stderr io.Writer) int {
 func PrintError(out io.Writer, err error, details bool) {
 	for _, source := range errdefs.Sources(err) {
 		if wellFormed(source) {
-			source.Print(out)
+			_ = source.Print(out)
 		}
 	}
 	if details {

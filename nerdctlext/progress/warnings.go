@@ -28,7 +28,7 @@ func PrintWarnings(out io.Writer, warnings []client.VertexWarning) {
 			fmt.Fprintf(out, "   %s\n", detail)
 		}
 		if excerpt, ok := sourceOf(warning); ok {
-			excerpt.Print(out)
+			_ = excerpt.Print(out)
 		}
 	}
 	fmt.Fprintln(out)

@@ -166,7 +166,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{toml: "\nrot = \"/x\"\n[log]\nlevle = 1", want: []string{"config.toml", "rot (line 2)", "log.levle (line 4)", "config.toml.example"}},
+		{toml: "\nrot = \"/x\"\n[log]\nlevvel = 1", want: []string{"config.toml", "rot (line 2)", "log.levvel (line 4)", "config.toml.example"}},
 		{toml: "root = 3", want: []string{"config.toml", "line 1", "root"}},
 		{toml: "gc.maxUsedSpace = \"much\"", want: []string{"config.toml", "line 1", `"much" is not a size`}},
 		{toml: "history.maxAge = \"long\"", want: []string{`"long" is not a duration`}},

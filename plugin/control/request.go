@@ -167,13 +167,14 @@ var cacheTypes = []string{"registry", "local", "inline", "gha", "s3", "azblob"}
 
 // checkCacheExports fails if there are any: none can be made yet.
 func checkCacheExports(exports []*controlapi.CacheOptionsEntry) error {
-	for _, e := range exports {
-		if !slices.Contains(cacheTypes, e.Type) {
-			return fmt.Errorf("unknown cache exporter: %q", e.Type)
-		}
-		return fmt.Errorf("failed to configure %s cache exporter: exporting cache is not supported by this builder: %w", e.Type, errdefs.ErrNotImplemented)
+	if len(exports) == 0 {
+		return nil
 	}
-	return nil
+	kind := exports[0].Type
+	if !slices.Contains(cacheTypes, kind) {
+		return fmt.Errorf("unknown cache exporter: %q", kind)
+	}
+	return fmt.Errorf("failed to configure %s cache exporter: exporting cache is not supported by this builder: %w", kind, errdefs.ErrNotImplemented)
 }
 
 // importWarnings: an import that fails does not fail a build.

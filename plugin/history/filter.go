@@ -119,7 +119,9 @@ func parseTimes(field string, now time.Time) (condition, error) {
 	if m == nil || times[m[1]] == nil {
 		return nil, nil
 	}
-	value, bound, err := times[m[1]], int64(0), error(nil)
+	value := times[m[1]]
+	var bound int64
+	var err error
 	if m[1] == "duration" {
 		var d time.Duration
 		d, err = time.ParseDuration(m[3])

@@ -85,7 +85,7 @@ func writeHeader(w io.Writer, e Entry) {
 	for _, k := range keys {
 		field(k, string(e.Xattrs[k]))
 	}
-	io.WriteString(w, b.String())
+	_, _ = io.WriteString(w, b.String())
 }
 
 // special gives a mode's upper bits as Unix has them.

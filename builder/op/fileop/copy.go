@@ -209,7 +209,7 @@ func (c *copier) target(st unix.Stat_t, from, at string) (target, parent string,
 // touch sets the times of a directory that was made for the copy.
 func (c *copier) touch(p string) {
 	if dir, name, err := c.dst.parent(p); err == nil {
-		c.times.setAt(int(dir.Fd()), name)
+		_ = c.times.setAt(int(dir.Fd()), name)
 		dir.Close()
 	}
 }

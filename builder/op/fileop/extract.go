@@ -211,7 +211,7 @@ func (x *extractor) metadata(dir *os.File, base string, hdr *tar.Header) error {
 	to := entryXattrs(dir, base)
 	for key, value := range hdr.PAXRecords {
 		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok && belongsToFile(name) {
-			to.setter(to.path, name, []byte(value), 0) // as good as it gets
+			_ = to.setter(to.path, name, []byte(value), 0) // as good as it gets
 		}
 	}
 	return nil

@@ -32,13 +32,12 @@ func plant(t *testing.T, root, lines string) {
 	var paths []string
 	for _, line := range split(lines) {
 		f := strings.SplitN(line, " ", 4)
-		p := ""
 		if f[0] == "h" {
-			p = filepath.Join(root, f[3])
+			p := filepath.Join(root, f[3])
 			must(t, os.Link(filepath.Join(root, f[1]), p))
 			continue
 		}
-		p = filepath.Join(root, f[2])
+		p := filepath.Join(root, f[2])
 		perm := uint64(0o777)
 		var err error
 		if len(f[0]) > 1 {

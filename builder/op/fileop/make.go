@@ -130,7 +130,7 @@ func (t *Tree) Mkfile(a *pb.FileActionMkFile, owner *Owner) error {
 		err = unix.Renameat(at, temp, at, name)
 	}
 	if err != nil {
-		unix.Unlinkat(at, temp, 0)
+		_ = unix.Unlinkat(at, temp, 0)
 		return pathError("mkfile", p, errno(err))
 	}
 	return nil

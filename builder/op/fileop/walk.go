@@ -178,7 +178,7 @@ func (w *walk) entry(d *dir, name, as string, st unix.Stat_t) error {
 // copyLinked copies a file that has several names: the first time as a file,
 // then as a link to it.
 func (w *walk) copyLinked(f file) error {
-	key := inode{uint64(f.st.Dev), f.st.Ino}
+	key := inode{f.st.Dev, f.st.Ino}
 	p := path.Join(f.dir.path, f.as)
 	old, ok := w.links[key]
 	if !ok {
