@@ -63,6 +63,7 @@ type Builder struct {
 	exporters *export.Exporters
 	exec      *op.ExecConfig
 	guard     *guard // nil: there is no ceiling
+	fileSlots limit
 
 	pruning sync.Mutex // one prune at a time
 
@@ -78,7 +79,7 @@ type Builder struct {
 // closed after the builder.
 func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	b := &Builder{
-		cfg: cfg, allowed: map[string]bool{},
+		cfg: cfg, allowed: map[string]bool{}, fileSlots: make(limit, fileSteps),
 		builds: map[string]*frontend.Bridge{}, running: map[string]*schedule.Build{}, changed: make(chan struct{}),
 	}
 	for _, e := range cfg.Entitlements {
@@ -173,7 +174,7 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 	case s.Op.GetExec() != nil:
 		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s))), nil
 	case s.Op.GetFile() != nil:
-		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s))), nil
+		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
 	case s.Op.GetPassthrough() != nil:
 		return op.NewPassthrough(s), nil
 	case s.Op.GetBuild() != nil:
