@@ -170,7 +170,7 @@ func checkCacheExports(exports []*controlapi.CacheOptionsEntry) error {
 	if len(exports) == 0 {
 		return nil
 	}
-	kind := exports[0].Type
+	kind := exports[0].GetType()
 	if !slices.Contains(cacheTypes, kind) {
 		return fmt.Errorf("unknown cache exporter: %q", kind)
 	}
