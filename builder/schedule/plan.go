@@ -82,7 +82,7 @@ func (p *plan) run(ctx context.Context) ([]Result, error) {
 		}
 	}
 	for _, n := range p.nodes {
-		if n.state == stateIdentified && !n.hit {
+		if n.state == stateIdentified && !n.hit || n.state == stateNeeded {
 			p.b.vertices.cached(n.step.Digest, n.key.Worked)
 		}
 	}

@@ -78,7 +78,8 @@ func (c *watch) end(succeeded bool) {
 			c.bad("%s is not completed, but the build is", v.Name)
 		}
 		logs := c.logs[d]
-		if len(logs) == 0 || !succeeded {
+		// What was foreseen and then not needed is given up when the rest is done.
+		if len(logs) == 0 || !succeeded || v.Error == "context canceled" {
 			continue
 		}
 		if v.Cached {
