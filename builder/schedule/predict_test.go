@@ -12,7 +12,8 @@ import (
 type prediction struct {
 	b    trial
 	keys map[cache.Key]cache.ID
-	have map[cache.ID]bool
+	have map[cache.ID]bool // now
+	had  map[cache.ID]bool // when the build began
 	// missed are the identities that no key led to.
 	missed map[cache.ID]bool
 	// stalled are the steps that wait for a run to be identified, and those on
@@ -33,6 +34,7 @@ func predict(w *world, b trial) *prediction {
 	for id := range w.records {
 		p.have[id] = true
 	}
+	p.had = maps.Clone(p.have)
 	for _, g := range b.graphs {
 		p.vals, _ = b.m.naive(g)
 		for _, s := range g.Steps {
@@ -68,7 +70,7 @@ func (p *prediction) identify(s *graph.Step) {
 	if slices.Contains(does.content, true) {
 		for i, in := range s.Inputs {
 			if does.content[i] {
-				p.stalled[s] = p.stalled[s] || !p.hit[in.Step]
+				p.stalled[s] = p.stalled[s] || p.absent(in.Step)
 				p.need(in.Step)
 				ins[i].Content = contentOf(does.read(i, p.vals[in.Step]+in.Index))
 			}
@@ -110,11 +112,15 @@ func (p *prediction) foresee(s *graph.Step) {
 		waits = waits || p.stalled[in.Step]
 	}
 	for i, in := range s.Inputs {
-		if waits && p.b.m.does[s.Digest].content[i] && !p.hit[in.Step] {
+		if waits && p.b.m.does[s.Digest].content[i] && p.absent(in.Step) {
 			p.allow(in.Step)
 		}
 	}
 }
+
+// absent tells whether a step had no result when the build began, as far as can
+// be seen from its keys or, once that was tried, from its record.
+func (p *prediction) absent(s *graph.Step) bool { return !p.hit[s] || !p.had[p.ids[s]] }
 
 func (p *prediction) allow(s *graph.Step) {
 	p.foreseen[p.ids[s]] = true
