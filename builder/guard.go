@@ -32,6 +32,8 @@ type guard struct {
 	relieve func(ctx context.Context, c Ceiling) error             // removes what nobody uses
 	builds  func() int                                             // that run
 
+	measuring sync.Mutex // one looks at a time, and makes room
+
 	mu     sync.Mutex
 	steps  map[*guarded]struct{}
 	ended  chan struct{} // closed and replaced when a step has ended
@@ -194,6 +196,11 @@ func (g *guard) failLargest(ctx context.Context, full *CeilingError) bool {
 func (g *guard) full(ctx context.Context, c Ceiling, maxAge time.Duration) (*CeilingError, error) {
 	if g.plausible(c, maxAge) {
 		return nil, nil
+	}
+	g.measuring.Lock()
+	defer g.measuring.Unlock()
+	if g.plausible(c, maxAge) {
+		return nil, nil // somebody else has measured meanwhile
 	}
 	e, err := g.look(ctx, c)
 	if e == nil || err != nil {

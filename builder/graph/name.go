@@ -25,7 +25,7 @@ func name(s *Step) string {
 	case *pb.Op_Merge:
 		names := make([]string, len(s.Inputs))
 		for i, in := range s.Inputs {
-			names[i] = in.Step.Meta.Name
+			names[i] = shorten(in.Step.Meta.Name)
 		}
 		return "merge (" + strings.Join(names, ", ") + ")"
 	case *pb.Op_Diff:
@@ -40,7 +40,18 @@ func inputName(s *Step, i int64) string {
 	if i < 0 {
 		return "scratch"
 	}
-	return s.Inputs[i].Step.Meta.Name
+	return shorten(s.Inputs[i].Step.Meta.Name)
+}
+
+// maxPart bounds what of an input's name is in the name of a step: names of
+// names would grow with each level, in bytes.
+const maxPart = 100
+
+func shorten(name string) string {
+	if len(name) <= maxPart {
+		return name
+	}
+	return strings.ToValidUTF8(name[:maxPart], "") + "…"
 }
 
 func actionName(a *pb.FileAction) string {
