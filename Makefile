@@ -78,6 +78,14 @@ model: ## Compare a million random builds with a naive evaluation (MODEL="-model
 mutation: ## Show that the scheduler's tests find faults
 	nice go test -tags mutation ./builder/schedule -run TestMutants -timeout 2h -v
 
+.PHONY: chaos
+chaos: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Kill and damage daemons for long (CHAOS="-kills N")
+	nice go test -v -count 1 -timeout 3h -run 'Crash|Damage|Restarts' ./integration/chaos -args -kills 300 -thorough $(CHAOS)
+
+.PHONY: soak
+soak: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build 1,000 times in one daemon and print its memory (SOAK="-builds N")
+	nice go test -v -count 1 -timeout 3h -run Soak ./integration/chaos -args -builds 1000 $(SOAK)
+
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")
 	go build -o $(BIN)/conformance ./integration/conformance

@@ -52,6 +52,7 @@ type views struct {
 	byName map[string]*view
 	idle   int
 	closed bool
+	left   []string       // snapshots of views that are unmounted and could not be removed
 	work   sync.WaitGroup // mounting and unmounting
 }
 
@@ -144,6 +145,7 @@ func (s *Store) unmountView(ctx context.Context, v *view) error {
 	if v.key != "" {
 		ctx = leases.WithLease(ctx, s.lease) // or it would name the view for ever
 		if rerr := s.store.Snapshots.Remove(ctx, v.key); rerr != nil && !errdefs.IsNotFound(rerr) {
+			s.views.leave(v.key)
 			err = errors.Join(err, fmt.Errorf("remove view of layer %s: %w", v.name, rerr))
 		}
 	}
@@ -201,6 +203,7 @@ func (vs *views) unmount(v *view) error {
 func (s *Store) Settle() error { return s.views.settle() }
 
 func (vs *views) settle() error {
+	errs := []error{vs.removeLeft()}
 	vs.mu.Lock()
 	var idle []*view
 	for _, v := range vs.byName {
@@ -213,9 +216,34 @@ func (vs *views) settle() error {
 		}
 	}
 	vs.mu.Unlock()
-	var errs []error
 	for _, v := range idle {
 		errs = append(errs, vs.unmount(v))
+	}
+	return errors.Join(errs...)
+}
+
+// leave notes a view's snapshot that could not be removed, for instance because
+// containerd is being restarted.
+func (vs *views) leave(key string) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.left = append(vs.left, key)
+}
+
+// removeLeft tries again to remove what was left.
+func (vs *views) removeLeft() error {
+	vs.mu.Lock()
+	left := vs.left
+	vs.left = nil
+	vs.mu.Unlock()
+	ctx, cancel := vs.s.cleanupContext(context.Background())
+	defer cancel()
+	var errs []error
+	for _, key := range left {
+		if err := vs.s.store.Snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			vs.leave(key)
+			errs = append(errs, fmt.Errorf("remove view %s: %w", key, err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 type Containerd struct {
 	*Server
 	Socket string // path
+	config string // path
 }
 
 // StartContainerd starts containerd without what serves Kubernetes.
@@ -21,7 +22,7 @@ func StartContainerd(t testing.TB) *Containerd {
 	t.Helper()
 	dir := Dir(t)
 	c := &Containerd{Socket: filepath.Join(dir, "containerd.sock")}
-	config := filepath.Join(dir, "config.toml")
+	c.config = filepath.Join(dir, "config.toml")
 	text := fmt.Sprintf(`version = 3
 root = %q
 state = %q
@@ -31,17 +32,31 @@ address = %q
 [debug]
 level = "warn"
 `, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.Socket)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	c.start(t)
+	t.Cleanup(func() { c.stopNow(t) }) // whichever process it is by then
+	return c
+}
+
+func (c *Containerd) start(t testing.TB) {
+	t.Helper()
 	var err error
-	c.Server, err = serve(exec.Command("containerd", "--config", config), filepath.Join(dir, "containerd.log"),
+	c.Server, err = serve(exec.Command("containerd", "--config", c.config), filepath.Join(filepath.Dir(c.config), "containerd.log"),
 		func() error { return c.Ctr("version").Run() })
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.stopAfter(t)
-	return c
+}
+
+// Restart kills containerd and starts it on the same root.
+func (c *Containerd) Restart(t testing.TB) {
+	t.Helper()
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.start(t)
 }
 
 // Ctr is a command of containerd's client, in the namespace "default" unless

@@ -124,13 +124,13 @@ func (s *Server) Log() string {
 }
 
 // stopAfter stops the server when the test ends, and shows its log if it failed.
-func (s *Server) stopAfter(t testing.TB) {
-	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("%s:\n%s", s.log, s.Log())
-		}
-	})
+func (s *Server) stopAfter(t testing.TB) { t.Cleanup(func() { s.stopNow(t) }) }
+
+func (s *Server) stopNow(t testing.TB) {
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if t.Failed() {
+		t.Logf("%s:\n%s", s.log, s.Log())
+	}
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc"
 
 	"github.com/kiln-build/kiln/builder/store"
 )
@@ -53,7 +52,8 @@ func Open(ctx context.Context, cfg Config) (*store.Store, error) {
 	if err := identifiers.Validate(cfg.Namespace); err != nil {
 		return nil, fmt.Errorf("containerd namespace: %w", err)
 	}
-	c, err := client.New(cfg.Address, client.WithTimeout(dialTimeout), client.WithExtraDialOpts([]grpc.DialOption{deadlines()}))
+	opts := append(new(patience).options(), deadlines())
+	c, err := client.New(cfg.Address, client.WithTimeout(dialTimeout), client.WithExtraDialOpts(opts))
 	if err != nil {
 		return nil, fmt.Errorf("containerd on %s: %w", cfg.Address, err)
 	}
