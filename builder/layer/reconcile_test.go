@@ -146,7 +146,7 @@ func TestCloseInUse(t *testing.T) {
 		t.Error("a closed store mounts")
 	}
 	s.Prepare(l)
-	if _, err := s.Blobs(ctx, l, Compression{}, event.Progress{}); err == nil {
+	if _, err := s.Blobs(ctx, l, Compression{Type: Zstd}, event.Progress{}); err == nil {
 		t.Error("a closed store makes blobs")
 	}
 }
