@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 			}
 		}
 	}()
-	if b.id, err = identity(filepath.Join(cfg.Root, "workerid")); err != nil {
+	if b.id, err = store.Identity(filepath.Join(cfg.Root, "workerid")); err != nil {
 		return nil, err
 	}
 	if b.layers, err = layer.New(ctx, cfg.Store, layer.Config{Root: filepath.Join(cfg.Root, "layers")}); err != nil {

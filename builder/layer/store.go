@@ -2,12 +2,10 @@ package layer
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +79,7 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(root, "empty"), 0o755); err != nil {
 		return nil, fmt.Errorf("layer store: %w", err)
 	}
-	id, err := readID(filepath.Join(root, "id"))
+	id, err := store.Identity(filepath.Join(root, "id"))
 	if err != nil {
 		return nil, fmt.Errorf("layer store: %w", err)
 	}
@@ -100,19 +98,6 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 
 // ID names the store among those of one containerd. It is kept below the root.
 func (s *Store) ID() string { return s.id }
-
-// readID returns the id in the file, made if absent.
-func readID(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if id := strings.TrimSpace(string(data)); err == nil && id != "" {
-		return id, nil
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
-	}
-	id := strings.ToLower(rand.Text())
-	return id, os.WriteFile(path, []byte(id+"\n"), 0o600)
-}
 
 // Close ends what runs in the background and unmounts everything that the store
 // has mounted, whether in use or not.

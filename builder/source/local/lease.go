@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/store"
 )
 
 // leaseLabel is on the leases of a shelf, with the shelf's id.
@@ -32,16 +32,9 @@ func openShelf(ctx context.Context, cfg Config) (*shelf, error) {
 		return nil, err
 	}
 	s := &shelf{cfg: cfg, states: map[string]*state{}, latest: map[string]string{}, leases: map[string]*leaseUse{}}
-	file := filepath.Join(cfg.Root, "id")
-	b, err := os.ReadFile(file)
-	if s.id = strings.TrimSpace(string(b)); err != nil || s.id == "" {
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		s.id = strings.ToLower(rand.Text())
-		if err := writeFile(file, []byte(s.id+"\n")); err != nil {
-			return nil, err
-		}
+	var err error
+	if s.id, err = store.Identity(filepath.Join(cfg.Root, "id")); err != nil {
+		return nil, err
 	}
 	if err := s.load(); err != nil {
 		return nil, err
