@@ -22,6 +22,10 @@ type records struct {
 	layers *layer.Store
 	owner  string
 
+	// leasing: while a record is being removed, none of its id is begun, whose
+	// new lease would be deleted in place of the old one.
+	leasing sync.RWMutex
+
 	mu     sync.Mutex
 	failed map[cache.ID][]func() // give up what failed runs have left
 }
@@ -34,6 +38,8 @@ func (r *records) lease(id cache.ID) string { return "kiln/" + r.owner + "/" + s
 func (r *records) Begin(ctx context.Context, id cache.ID) (context.Context, error) {
 	lease := r.lease(id)
 	sctx := r.store.Context(ctx)
+	r.leasing.RLock()
+	defer r.leasing.RUnlock()
 	opts := []leases.Opt{leases.WithID(lease), leases.WithLabels(map[string]string{labelOwner: r.owner})}
 	_, err := r.store.Leases.Create(sctx, opts...)
 	if errdefs.IsAlreadyExists(err) {
@@ -131,6 +137,8 @@ func (r *records) remove(ctx context.Context, id cache.ID) error {
 	if err != nil {
 		return err
 	}
+	r.leasing.Lock()
+	defer r.leasing.Unlock()
 	if err := r.Remove(id); err != nil {
 		return err
 	}

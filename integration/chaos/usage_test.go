@@ -139,7 +139,10 @@ func leased(b *bed) (bytes int64) {
 			bytes += info.Size
 			return
 		}
-		name := strings.TrimPrefix(r.Type, "snapshots/")
+		name, ok := strings.CutPrefix(r.Type, "snapshots/")
+		if !ok { // a blob that is being written
+			return
+		}
 		u, err := client.SnapshotService(name).Usage(ctx, r.ID)
 		if errdefs.IsNotFound(err) { // a view that was mounted a while ago
 			return
