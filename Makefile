@@ -53,9 +53,11 @@ conformance-debs:
 
 ##### Checks
 
+# A test that fails is run once more, alone: some kill real daemons at random
+# moments beside everything else. What needed that is named in the output.
 .PHONY: test
 test: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run all tests, with real daemons; installs what they need
-	gotestsum --format pkgname -- -timeout 20m ./...
+	gotestsum --format pkgname --rerun-fails=1 --packages ./... -- -timeout 20m
 
 .PHONY: test-race
 test-race: test-debs $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run the packages' own tests under the race detector
