@@ -24,11 +24,11 @@ func TestFeatures(t *testing.T) {
 			files: `
 -- Dockerfile --
 FROM BASE AS made
-WORKDIR /work
+WORKDIR /room
 COPY . .
 RUN tr a-z A-Z < in/hello > loud && ln -s loud link
 FROM scratch
-COPY --from=made /work/loud /work/link /out/
+COPY --from=made /room/loud /room/link /out/
 COPY in/empty /
 -- in/hello --
 hello

@@ -289,9 +289,9 @@ func testLinksOut(t *testing.T, r sandbox.Runner) {
 
 func testCwd(t *testing.T, r sandbox.Runner) {
 	s := newSpec(t, "pwd; stat -c '%u:%g %a' . ..")
-	s.Cwd = "/work//deep/"
+	s.Cwd = "/room//deep/"
 	s.User = "7:8"
-	if got := mustOutput(t, r, s); got != "/work/deep\n7:8 755\n7:8 755" {
+	if got := mustOutput(t, r, s); got != "/room/deep\n7:8 755\n7:8 755" {
 		t.Errorf("output %q", got)
 	}
 	s = newSpec(t, "pwd; stat -c '%u:%g %a' .")
