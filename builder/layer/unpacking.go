@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-build/kiln/builder/event"
 )
@@ -128,10 +129,26 @@ func (s *Store) linkTree(ctx context.Context, l *Layer, mounts []mount.Mount) (l
 	if err = from.Link(ctx, to); err == nil {
 		label, err = linkedLabel(to, l.Name)
 	}
+	if err == nil && s.store.Host != nil {
+		err = syncFilesystem(to)
+	}
 	if err != nil {
 		return "", errors.Join(err, emptyDir(to))
 	}
 	return label, nil
+}
+
+// syncFilesystem writes out what the filesystem of dir has in memory. The files
+// of steps are not on disk yet, since they are written without sync, and a
+// containerd of the host's knows nothing of that: after a crash of the machine it
+// would take the snapshot for whole.
+func syncFilesystem(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
 }
 
 // emptyDir removes what is in a directory.
