@@ -56,7 +56,9 @@ conformance-debs:
 # A test that fails is run once more, alone: some kill real daemons at random
 # moments beside everything else. What needed that is named in the output.
 .PHONY: test
-test: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run all tests, with real daemons; installs what they need
+test: test-debs conformance-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run all tests, with real daemons; installs what they need
+	go build -o $(BIN)/conformance ./integration/conformance
+	$(BIN)/conformance -part 1/10
 	gotestsum --format pkgname --rerun-fails=1 --packages ./... -- -timeout 20m
 
 .PHONY: test-race

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/frontend"
@@ -30,8 +31,10 @@ import (
 // Config is what a builder is made of.
 type Config struct {
 	// Root is the builder's own directory.
-	Root     string
-	Store    *store.Store
+	Root  string
+	Store *store.Store
+	// Images is where built images get names; nil: they get none.
+	Images   images.Store
 	Runner   sandbox.Runner
 	Sessions *session.Manager
 	// Registries are where images come from and go to.
@@ -137,7 +140,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
 	b.exporters = export.New(export.Config{
-		Layers: b.layers, Store: b.cfg.Store, Images: namedImages(b.cfg.Store), Sessions: b.cfg.Sessions,
+		Layers: b.layers, Store: b.cfg.Store, Images: b.cfg.Images, Sessions: b.cfg.Sessions,
 		Registry: pushRegistry{b.cfg.Registries},
 	})
 	return err

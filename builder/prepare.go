@@ -23,15 +23,15 @@ type preparation struct {
 func (b *Builder) prepare(targets []export.Target) *preparation {
 	for _, t := range targets {
 		compression := t.Attrs["compression"]
-		if images[t.Type] && (compression == "" || compression == "gzip") && t.Attrs["compression-level"] == "" {
+		if imageTypes[t.Type] && (compression == "" || compression == "gzip") && t.Attrs["compression-level"] == "" {
 			return &preparation{layers: b.layers, steps: map[digest.Digest]bool{}}
 		}
 	}
 	return nil
 }
 
-// images are the types of exporters whose outputs have blobs.
-var images = map[string]bool{"image": true, "registry": true, "oci": true, "docker": true}
+// imageTypes are the types of exporters whose outputs have blobs.
+var imageTypes = map[string]bool{"image": true, "registry": true, "oci": true, "docker": true}
 
 // expect notes the steps that the tree of a graph consists of.
 func (p *preparation) expect(g *graph.Graph) {

@@ -3,12 +3,10 @@ package builder
 import (
 	"fmt"
 
-	cimages "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/kiln-build/kiln/builder/session/registry"
-	"github.com/kiln-build/kiln/builder/store"
 )
 
 // pushRegistry gives exporters access to registries.
@@ -24,13 +22,4 @@ func (p pushRegistry) Resolver(sessions func() []string, ref string, insecure bo
 		return nil, fmt.Errorf("image name %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
 	return p.registries.Insecure(reference.Domain(named)).Resolver(sessions), nil
-}
-
-// namedImages is where built images get names. A store of the builder's own has
-// no such place: nobody could run those images, nor remove them.
-func namedImages(st *store.Store) cimages.Store {
-	if st.Host == nil {
-		return nil
-	}
-	return st.Images
 }

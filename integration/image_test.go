@@ -117,21 +117,60 @@ func TestRunAtOnce(t *testing.T) {
 	}
 }
 
-// TestBaseOfTheHost: an image that is in containerd is built on without a registry.
-func TestBaseOfTheHost(t *testing.T) {
+// TestBuiltBase: an image that was built before is built on without a registry, until
+// it is removed.
+func TestBuiltBase(t *testing.T) {
 	t.Parallel()
-	b := onHost(t)
-	b.build("--tag", "example.test/only/here", b.files(reproducible))
-	out := b.TempDir()
-	b.build("--pull=never", "--output", out, b.files(`
+	onBoth(t, func(b *bed) {
+		b.build("--tag", "example.test/only/here", b.files(reproducible))
+		dir := b.files(`
 -- Dockerfile --
 FROM example.test/only/here AS base
 FROM scratch
 COPY --from=base /sorted /
-`))
-	if got := b.tree(out)["sorted"]; got != "apple\npear\n" {
-		t.Errorf("got %q", got)
-	}
+`)
+		out := b.TempDir()
+		b.build("--pull=never", "--output", out, dir)
+		if got := b.tree(out)["sorted"]; got != "apple\npear\n" {
+			b.Errorf("got %q", got)
+		}
+		b.kiln("rmi", "example.test/only/here")
+		failed := try(b.daemon.Client("kiln", "build", "--pull=never", "--output", out, dir))
+		if failed.err == nil || !strings.Contains(failed.stderr, "example.test/only/here") {
+			b.Errorf("with a base that was removed: %v %s", failed.err, failed.stderr)
+		}
+	})
+}
+
+// TestImages lists and removes what was built.
+func TestImages(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(b *bed) {
+		out := b.build("--tag", "example.test/sorted", "--tag", "sorted:second", b.files(reproducible))
+		digest := strings.TrimPrefix(strings.TrimSpace(out.stdout), "sha256:")
+		list := b.kiln("images").stdout
+		lines := strings.Split(list, "\n")
+		if len(lines) != 4 || !strings.HasPrefix(lines[1], "docker.io/library/sorted:second\t") && !strings.HasPrefix(lines[1], "docker.io/library/sorted:second ") ||
+			strings.Count(list, digest[:12]) != 2 || strings.Contains(list, "incomplete") {
+			b.Errorf("images are\n%s", list)
+		}
+		if one := b.kiln("images", "-q", "sorted:second").stdout; one != "docker.io/library/sorted:second\n" {
+			b.Errorf("the one is %q", one)
+		}
+		b.kiln("prune", "--all")
+		if du := b.kiln("du").stdout; b.containerd == nil && !strings.Contains(du, "image example.test/sorted:latest") {
+			b.Errorf("what an image takes is not in\n%s", du)
+		}
+		b.kiln("rmi", "example.test/sorted", "sorted:second")
+		if left := b.kiln("images", "-q").stdout; left != "" {
+			b.Errorf("left are\n%s", left)
+		}
+		missing := try(b.daemon.Client("kiln", "rmi", "sorted:second"))
+		if missing.err == nil || !strings.Contains(missing.stderr, "remove image sorted:second: there is no such image") {
+			b.Errorf("removing it again: %v %s", missing.err, missing.stderr)
+		}
+		b.idle()
+	})
 }
 
 // TestArchives puts what the archive outputs write into a containerd and runs it.

@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 			d.collector.trigger()
 		},
 	})
-	d.grpc = newServer(d.control, bridge.New(bridge.ByRef(d.builder.Bridge)), contentService(d.store, d.history))
+	d.grpc = newServer(d.control, bridge.New(bridge.ByRef(d.builder.Bridge)), contentService(d.store, d.history), &imageService{store: d.store})
 	d.collector.trigger()
 	return d, nil
 }

@@ -30,6 +30,7 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 	return builder.Open(ctx, builder.Config{
 		Root:           cfg.Root,
 		Store:          st,
+		Images:         namedImages(cfg, st),
 		Runner:         runner,
 		Sessions:       sessions,
 		Registries:     registry.New(registries(cfg), sessions),

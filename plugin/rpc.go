@@ -7,6 +7,7 @@ import (
 	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/plugin/bridge"
@@ -26,7 +27,7 @@ import (
 const messageLimit = 16 << 20
 
 // newServer makes the gRPC server with all services of the daemon.
-func newServer(c *control.Server, b *bridge.Server, content contentapi.ContentServer) *grpc.Server {
+func newServer(c *control.Server, b *bridge.Server, content contentapi.ContentServer, images imagesapi.ImagesServer) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(messageLimit),
 		grpc.MaxSendMsgSize(messageLimit),
@@ -37,6 +38,7 @@ func newServer(c *control.Server, b *bridge.Server, content contentapi.ContentSe
 	c.Register(s)
 	b.Register(s)
 	contentapi.RegisterContentServer(s, content)
+	imagesapi.RegisterImagesServer(s, images)
 	tracepb.RegisterTraceServiceServer(s, noTraces{})
 	healthpb.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)

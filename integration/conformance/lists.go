@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -49,6 +50,33 @@ func eachLine(name string, f func(string) error) error {
 		}
 	}
 	return scan.Err()
+}
+
+// inPart returns what tells whether a test is in the part that was asked for.
+func (o options) inPart() (func(name string) bool, error) {
+	if o.part == "" {
+		return func(string) bool { return true }, nil
+	}
+	var i, n int
+	if _, err := fmt.Sscanf(o.part, "%d/%d", &i, &n); err != nil || i < 1 || i > n {
+		return nil, fmt.Errorf("-part %q is not of the form I/N, with I from 1 to N", o.part)
+	}
+	list, err := readList(filepath.Join(lists, mustPass))
+	if err != nil {
+		return nil, err
+	}
+	return func(name string) bool { return list[name] && place(list, name)%n == i-1 }, nil
+}
+
+// place is where a name stands in a sorted list.
+func place(list map[string]bool, name string) int {
+	before := 0
+	for other := range list {
+		if other < name {
+			before++
+		}
+	}
+	return before
 }
 
 // updateList corrects a list by results: what passed gets in, what did not goes

@@ -93,3 +93,42 @@ func TestChosenSuites(t *testing.T) {
 		}
 	}
 }
+
+// TestPart: the parts of a list have all of it, each name once.
+func TestPart(t *testing.T) {
+	t.Chdir("../..")
+	list, err := readList(filepath.Join(lists, mustPass))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]int{}
+	for _, part := range []string{"1/3", "2/3", "3/3"} {
+		in, err := options{part: part}.inPart()
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for name := range list {
+			if in(name) {
+				found[name]++
+				size++
+			}
+		}
+		if size < len(list)/3 || size > len(list)/3+1 {
+			t.Errorf("part %s has %d of %d", part, size, len(list))
+		}
+		if in("client:unknown") {
+			t.Errorf("part %s has a test that is in no list", part)
+		}
+	}
+	for name, n := range found {
+		if n != 1 {
+			t.Errorf("%s is in %d parts", name, n)
+		}
+	}
+	for _, bad := range []string{"0/3", "4/3", "one", "1/0"} {
+		if _, err := (options{part: bad}).inPart(); err == nil {
+			t.Errorf("part %s has no error", bad)
+		}
+	}
+}

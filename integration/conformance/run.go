@@ -89,6 +89,10 @@ func choose(ctx context.Context, k *kit.Kit, o options) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	inPart, err := o.inPart()
+	if err != nil {
+		return nil, err
+	}
 	var plan []part
 	for _, name := range suites {
 		p := part{suite: k.Suite(name)}
@@ -98,7 +102,7 @@ func choose(ctx context.Context, k *kit.Kit, o options) ([]part, error) {
 				return nil, err
 			}
 			p.tests = append(p.tests, slices.DeleteFunc(tests, func(t suite.Test) bool {
-				return !run.MatchString(t.String()) || o.skip != "" && skip.MatchString(t.String())
+				return !inPart(name+":"+t.String()) || !run.MatchString(t.String()) || o.skip != "" && skip.MatchString(t.String())
 			})...)
 		}
 		plan = append(plan, p)

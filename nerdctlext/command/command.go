@@ -61,7 +61,7 @@ The daemon is found by --addr, else $KILN_HOST, else $BUILDKIT_HOST, else at
 	flags := root.PersistentFlags()
 	flags.Bool("debug", false, "print errors in full")
 	t.connection.Register(flags)
-	root.AddCommand(t.buildCommand(), t.usageCommand(), t.pruneCommand(), t.workersCommand(),
+	root.AddCommand(t.buildCommand(), t.usageCommand(), t.pruneCommand(), t.imagesCommand(), t.removeCommand(), t.workersCommand(),
 		t.historyCommand(), t.versionCommand(), t.stdioCommand())
 	return root
 }

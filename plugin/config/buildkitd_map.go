@@ -46,7 +46,7 @@ func (f *bkFile) useWorker(c *Config, env Environment) (*bkWorker, error) {
 	c.Containerd = Containerd{Address: ctd.Address, Namespace: ctd.Namespace}
 	switch {
 	case enabled(oci.Enabled, env.HasProgram("buildkit-runc") || env.HasProgram("runc") || env.HasProgram(oci.Binary)):
-		c.Backend = BackendEmbedded
+		c.Backend, c.NameImages = BackendEmbedded, false
 		c.Snapshotter = oci.Snapshotter
 		c.Sandbox.Runtime, c.Sandbox.HostPID = oci.Binary, oci.NoProcessSandbox
 		return &oci.bkWorker, nil

@@ -43,8 +43,11 @@ type Config struct {
 	Backend Backend `toml:"backend"`
 	// Snapshotter is the name of a containerd snapshotter; "" is the one the
 	// backend prefers.
-	Snapshotter string     `toml:"snapshotter"`
-	Containerd  Containerd `toml:"containerd"`
+	Snapshotter string `toml:"snapshotter"`
+	// NameImages: images that builds export keep their names in an embedded
+	// containerd. In the host's they always do.
+	NameImages bool       `toml:"nameImages"`
+	Containerd Containerd `toml:"containerd"`
 
 	// Labels are added to the worker's, Platforms replace those found.
 	Labels    map[string]string `toml:"labels"`
@@ -178,6 +181,7 @@ func Default(env Environment) Config {
 		Addresses:   []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
 		Log:         Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
 		Backend:     BackendAuto,
+		NameImages:  true,
 		Containerd:  Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
 		Sandbox:     Sandbox{Rootless: env.UserNamespace},
 		Network:     Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},

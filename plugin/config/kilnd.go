@@ -24,6 +24,7 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 
 	{flag: "backend", usage: "use the host's containerd or an embedded one: auto, host or embedded (`NAME`)", set: text(func(c *Config) *string { return (*string)(&c.Backend) })},
 	{flag: "snapshotter", usage: "`NAME` of the snapshotter to use", set: text(func(c *Config) *string { return &c.Snapshotter })},
+	{flag: "name-images", usage: "keep the names of built images where the containerd is embedded (default true)", set: boolean(func(c *Config) *bool { return &c.NameImages })},
 	{flag: "containerd-address", usage: "`PATH` of containerd's socket", set: text(func(c *Config) *string { return &c.Containerd.Address })},
 	{flag: "containerd-namespace", usage: "containerd namespace (`NAME`) for images and layers", set: text(func(c *Config) *string { return &c.Containerd.Namespace })},
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/errdefs"
@@ -136,6 +137,28 @@ func (m leaseManager) Delete(ctx context.Context, l leases.Lease, opts ...leases
 	}
 	if o.Synchronous {
 		return m.gc.collect(ctx)
+	}
+	return nil
+}
+
+// imageStore does so too.
+type imageStore struct {
+	images.Store
+	gc *collector
+}
+
+func (s imageStore) Delete(ctx context.Context, name string, opts ...images.DeleteOpt) error {
+	var o images.DeleteOptions
+	for _, opt := range opts {
+		if err := opt(ctx, &o); err != nil {
+			return err
+		}
+	}
+	if err := s.Store.Delete(ctx, name, opts...); err != nil {
+		return err
+	}
+	if o.Synchronous {
+		return s.gc.collect(ctx)
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Content:     cs,
 		Snapshots:   db.Snapshotter(name),
 		Leases:      leaseManager{metadata.NewLeaseManager(db), gc},
-		Images:      metadata.NewImageStore(db),
+		Images:      imageStore{metadata.NewImageStore(db), gc},
 		Applier:     applier{cs},
 		Comparer:    walking.NewWalkingDiff(cs),
 		Namespace:   cfg.Namespace,
