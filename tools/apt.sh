@@ -14,6 +14,6 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq || echo "tools/apt.sh: apt-get update failed, trying the lists at hand" >&2
+apt-get -o DPkg::Lock::Timeout=300 update -qq || echo "tools/apt.sh: apt-get update failed, trying the lists at hand" >&2
 # shellcheck disable=SC2086 # one argument per package
-apt-get install -y -qq --no-install-recommends $missing
+apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing
