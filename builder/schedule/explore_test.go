@@ -68,7 +68,7 @@ func explore(t *testing.T, seed uint64) (builds int64) {
 		w.breaks = func() bool { return broken.IntN(100) == 0 }
 	}
 	for range 1 + r.IntN(2) {
-		cfg := modelConfig{steps: 1 + r.IntN(14), failures: !x.lonely && r.IntN(4) == 0}
+		cfg := modelConfig{steps: 1 + r.IntN(14), failures: !x.lonely && r.IntN(4) == 0, nested: !x.lonely && r.IntN(2) == 0}
 		x.models = append(x.models, randomModel(r, cfg))
 	}
 	w.waiters = func(id cache.ID) int {
@@ -186,7 +186,7 @@ func (x *scenario) build(b trial) {
 	sink := newWatch(x.w, b.id)
 	sink.simple, sink.calm = !x.vanish && !x.partial && len(b.graphs) == 1, !x.cancels && x.w.breaks == nil
 	build := x.s.NewBuild(BuildConfig{
-		ID: b.id, Ops: modelOps{x.w, b.m, b.id}, Sink: sink, Sessions: func() []string { return []string{b.id} },
+		ID: b.id, Ops: modelOps{x.s, x.w, b.m, b.id}, Sink: sink, Sessions: func() []string { return []string{b.id} },
 	})
 	failed := atomic.Bool{}
 	one := func(g *graph.Graph) {

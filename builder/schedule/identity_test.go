@@ -46,7 +46,7 @@ func (h *handmade) add(does modelStep, content bool, inputs ...int) int {
 // of those that were run.
 func (h *handmade) build(t *testing.T, id string, fresh []string, steps ...int) []string {
 	t.Helper()
-	b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
+	b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.s, h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
 	defer b.Close()
 	ignore := map[digest.Digest]bool{}
 	for _, name := range fresh {
@@ -75,7 +75,7 @@ func (h *handmade) ran(id string) []string {
 // result makes a step in a build of its own.
 func (h *handmade) result(t *testing.T, id string, step int) *value {
 	t.Helper()
-	b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
+	b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.s, h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
 	defer b.Close()
 	r, err := b.Result(context.Background(), h.graph(step, 0, nil))
 	if err != nil {
@@ -166,7 +166,7 @@ func TestFailureEndsTheRest(t *testing.T) {
 		fails := h.add(modelStep{name: "fails", slow: time.Second, fails: true}, false)
 		all := h.add(modelStep{name: "all"}, false, mine, ours, fails)
 		run := func(id string, step int) (time.Duration, error) {
-			b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
+			b := h.s.NewBuild(BuildConfig{ID: id, Ops: modelOps{h.s, h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil }})
 			defer b.Close()
 			begun := time.Now()
 			_, err := b.Result(context.Background(), h.graph(step, 0, nil))

@@ -32,6 +32,7 @@ type modelStep struct {
 	session  bool // needs a session while it runs
 	pinSlow  time.Duration
 	worked   bool
+	nested   *graph.Graph // made inside of the step's run; may be nil
 }
 
 // value is a result, and where it comes from.
@@ -56,6 +57,7 @@ type model struct {
 type modelConfig struct {
 	steps    int
 	failures bool
+	nested   bool
 }
 
 // randomModel makes steps that often are the same as others, having the same
@@ -85,6 +87,10 @@ func randomModel(r *rand.Rand, cfg modelConfig) *model {
 		}
 		if r.IntN(2) == 0 {
 			does.slow = time.Duration(r.IntN(30)) * 10 * time.Microsecond
+		}
+		if i > 0 && cfg.nested && r.IntN(4) == 0 {
+			inner := r.IntN(i)
+			does.nested = m.graph(inner, r.IntN(m.steps[inner].Outputs), nil)
 		}
 		s.Digest = digest.FromString(fmt.Sprint(nonce, i))
 		s.Meta.Name = fmt.Sprint("step ", i)
@@ -145,6 +151,13 @@ func (m *model) naive(g *graph.Graph) (map[*graph.Step]int, error) {
 			inputs = append(inputs, values[in.Step]+in.Index)
 		}
 		values[s] = does.value(inputs)
+		if g := does.nested; g != nil {
+			inner, err := m.naive(g)
+			if err != nil {
+				return nil, err
+			}
+			values[s] = does.around(values[s], inner[g.Result.Step]+g.Result.Index)
+		}
 	}
 	return values, nil
 }
@@ -163,16 +176,24 @@ func (d *modelStep) value(inputs []int) int {
 	return v & 0xffffff
 }
 
+// around is the value of a step inside of which another is made.
+func (d *modelStep) around(own, inner int) int { return (own*31 + inner) & 0xffffff }
+
 // read is what the step reads of an input by whose content it counts.
 func (d *modelStep) read(i, n int) int { return n % (3 + d.selector[i]) }
 
 // keyDigest covers what the step is, but for its inputs.
 func (d *modelStep) keyDigest(outputs int) digest.Digest {
-	return digest.FromString(fmt.Sprint(d.name, d.source, outputs, d.content))
+	inner := ""
+	if g := d.nested; g != nil {
+		inner = fmt.Sprint(g.Result.Step.Digest, g.Result.Index)
+	}
+	return digest.FromString(fmt.Sprint(d.name, d.source, outputs, d.content, inner))
 }
 
 // modelOps are the ops of one build.
 type modelOps struct {
+	s     *Scheduler
 	w     *world
 	m     *model
 	build string
@@ -219,14 +240,35 @@ func (o *modelOp) Run(ctx context.Context, job Job, inputs []Result) ([]Result, 
 		v.inputs = append(v.inputs, in.(*value))
 		numbers = append(numbers, in.(*value).n)
 	}
+	n := o.does.value(numbers)
+	if o.does.nested != nil {
+		inner, err := o.solve(ctx, job)
+		if err != nil {
+			return nil, err
+		}
+		n = o.does.around(n, inner.n)
+	}
 	results := make([]Result, o.step.Outputs)
 	for i := range results {
 		out := v
-		out.n = o.does.value(numbers) + i
+		out.n = n + i
 		results[i] = &out
 	}
 	job.Progress.Log(event.Stdout, []byte("end"))
 	return results, nil
+}
+
+// solve makes the graph inside of the step.
+func (o *modelOp) solve(ctx context.Context, job Job) (*value, error) {
+	ops := o.modelOps
+	ops.build = o.w.unique(o.build)
+	b := o.s.NewBuild(BuildConfig{ID: ops.build, Ops: ops, Sink: event.Discard, Sessions: job.Sessions})
+	defer b.Close()
+	r, err := b.Result(ctx, o.does.nested)
+	if err != nil {
+		return nil, err
+	}
+	return r.(*value), nil
 }
 
 // work takes its time, and fails where the step is to fail or loses all the

@@ -81,12 +81,20 @@ func (p *plan) run(ctx context.Context) ([]Result, error) {
 			p.ready = append(p.ready, a.node)
 		}
 	}
+	p.conclude()
+	return p.root.results, nil
+}
+
+// conclude reports on the nodes that were not needed.
+func (p *plan) conclude() {
 	for _, n := range p.nodes {
-		if n.state == stateIdentified && !n.hit || n.state == stateNeeded {
+		switch {
+		case n.state == stateIdentified && !n.hit, n.state == stateNeeded:
 			p.b.vertices.cached(n.step.Digest, n.key.Worked)
+		case n.state == stateRunning:
+			p.b.vertices.spare(n.step.Digest)
 		}
 	}
-	return p.root.results, nil
 }
 
 // drain ends the jobs that are left and waits for them.
@@ -320,6 +328,7 @@ func (p *plan) load(ctx context.Context, n *node) error {
 
 func (p *plan) runStep(ctx context.Context, n *node) {
 	n.to(stateRunning)
+	p.b.vertices.run(n.step.Digest)
 	keys := []cache.Key{n.defKey, cache.Key(n.id)}
 	if n.countedByContent() {
 		keys = append(keys, cache.ContentKey(n.key.Digest, n.content))

@@ -39,7 +39,7 @@ func BenchmarkScale(b *testing.B) {
 						w = newWorld()
 					}
 					s := New(w)
-					cfg := BuildConfig{ID: fmt.Sprint(i), Ops: modelOps{w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
+					cfg := BuildConfig{ID: fmt.Sprint(i), Ops: modelOps{s, w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
 					build := s.NewBuild(cfg)
 					if _, err := build.Result(b.Context(), g); err != nil {
 						b.Fatal(err)

@@ -62,6 +62,9 @@ type run struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	waiters int // under Scheduler.mu
+	// awaits are the runs that builds inside of this one wait for, and how many
+	// times; under Scheduler.mu.
+	awaits  map[*run]int
 	done    chan struct{}
 	results []Result
 	made    *cache.Record // nil where it was there already
@@ -72,9 +75,12 @@ type run struct {
 // of a new one.
 func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) {
 	b.acquire(w.id)
-	b.vertices.run(w.step.Digest)
+	outer := around(ctx)
 	for {
-		r, joined := s.join(b, w)
+		r, joined, err := s.join(b, w, outer)
+		if err != nil {
+			return nil, err
+		}
 		results, err := s.wait(ctx, r)
 		if !joined {
 			if err := context.Cause(ctx); err != nil {
@@ -82,7 +88,7 @@ func (s *Scheduler) do(ctx context.Context, b *Build, w work) ([]Result, error) 
 			}
 			continue
 		}
-		s.leave(b, r)
+		s.leave(b, r, outer)
 		if err != nil && r.leader != b && r.deserted(err) && ctx.Err() == nil {
 			continue
 		}
@@ -101,26 +107,34 @@ func (r *run) deserted(err error) bool {
 }
 
 // join makes b wait for the run of w's identity. A run that has been given up
-// can't be joined: only its end can be waited for.
-func (s *Scheduler) join(b *Build, w work) (_ *run, joined bool) {
+// can't be joined: only its end can be waited for. A run that could only end
+// after outer, inside of which b builds, fails with errdefs.ErrInvalidArgument.
+func (s *Scheduler) join(b *Build, w work, outer *run) (_ *run, joined bool, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.runs[w.id]
 	if r != nil && r.waiters == 0 {
-		return r, false
+		return r, false, nil
 	}
 	begun := r != nil
+	if begun && outer != nil && r.endsAfter(outer, map[*run]bool{}) {
+		return nil, false, fmt.Errorf("step %q is needed for a definition that it waits for: %w", w.step.Meta.Name, errdefs.ErrInvalidArgument)
+	}
 	if !begun {
 		ctx, cancel := context.WithCancel(s.ctx)
-		r = &run{leader: b, hub: newHub(), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+		r = &run{leader: b, hub: newHub(), cancel: cancel, done: make(chan struct{}), awaits: map[*run]int{}}
+		r.ctx = inside(ctx, r)
 		s.runs[w.id] = r
+	}
+	if outer != nil {
+		outer.awaits[r]++
 	}
 	r.waiters++
 	r.hub.join(b, w.step.Digest)
 	if !begun {
 		s.begin(r, w)
 	}
-	return r, true
+	return r, true, nil
 }
 
 // begin starts the run. What it stands on is kept, though its leader leaves.
@@ -147,10 +161,15 @@ func (s *Scheduler) wait(ctx context.Context, r *run) ([]Result, error) {
 }
 
 // leave gives the run up when nobody is left.
-func (s *Scheduler) leave(b *Build, r *run) {
+func (s *Scheduler) leave(b *Build, r, outer *run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.hub.leave(b)
+	if outer != nil {
+		if outer.awaits[r]--; outer.awaits[r] == 0 {
+			delete(outer.awaits, r)
+		}
+	}
 	if r.waiters--; r.waiters == 0 {
 		r.cancel()
 	}

@@ -15,15 +15,16 @@ type vertices struct {
 	sink event.Sink
 	mu   sync.Mutex
 	m    map[digest.Digest]*event.Vertex
-	// running are the steps that run: another graph of the build, that finds
-	// the result a moment before the run ends, doesn't make them cached.
-	running map[digest.Digest]bool
+	// running are the steps that run, and for how many graphs of the build:
+	// another one, that finds the result a moment before the run ends, doesn't
+	// make them cached.
+	running map[digest.Digest]int
 	// ended: the build is closed, nothing is reported any more.
 	ended bool
 }
 
 func newVertices(sink event.Sink) *vertices {
-	return &vertices{sink: sink, m: map[digest.Digest]*event.Vertex{}, running: map[digest.Digest]bool{}}
+	return &vertices{sink: sink, m: map[digest.Digest]*event.Vertex{}, running: map[digest.Digest]int{}}
 }
 
 // add reports the steps that are new, as queued.
@@ -46,7 +47,7 @@ func (v *vertices) add(g *graph.Graph) {
 // run reports that a step is run.
 func (v *vertices) run(d digest.Digest) {
 	v.mu.Lock()
-	v.running[d] = true
+	v.running[d]++
 	v.mu.Unlock()
 	v.start(d)
 }
@@ -66,7 +67,7 @@ func (v *vertices) start(d digest.Digest) {
 // for, to know so, is reported as done.
 func (v *vertices) cached(d digest.Digest, worked bool) {
 	v.change(d, func(x *event.Vertex, now time.Time) bool {
-		if x.Completed != nil || v.running[d] {
+		if x.Completed != nil || v.running[d] > 0 {
 			return false
 		}
 		if x.Started == nil {
@@ -94,6 +95,25 @@ func (v *vertices) complete(d digest.Digest, err error) {
 		return true
 	})
 }
+
+// spare reports that one graph doesn't need a step's result any more that was begun
+// ahead for it. The run ends if nobody else waits for it.
+func (v *vertices) spare(d digest.Digest) {
+	v.change(d, func(x *event.Vertex, now time.Time) bool {
+		if v.running[d] == 0 {
+			return false // it has ended meanwhile
+		}
+		if v.running[d]--; v.running[d] > 0 {
+			return false
+		}
+		event.Progress{Sink: v.sink, Vertex: d}.Log(event.Stderr, []byte(spared))
+		x.Completed = &now
+		return true
+	})
+}
+
+// spared is what a step shows that was begun ahead and is not needed.
+const spared = "stopped: what this makes is not needed\n"
 
 // close reports what is unfinished as cancelled.
 func (v *vertices) close() {

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/kiln-build/kiln/builder/event"
@@ -78,12 +79,18 @@ func (c *watch) end(succeeded bool) {
 			c.bad("%s is not completed, but the build is", v.Name)
 		}
 		logs := c.logs[d]
-		// What was foreseen and then not needed is given up when the rest is done.
-		if len(logs) == 0 || !succeeded || v.Error == "context canceled" {
+		if len(logs) == 0 || !succeeded {
 			continue
 		}
 		if v.Cached {
 			c.bad("%s ran, and is reported as cached", v.Name)
+		}
+		if v.Error != "" {
+			c.bad("%s is reported to have failed (%s), and the build succeeded", v.Name, v.Error)
+		}
+		// What was begun ahead and then not needed is given up when the rest is done.
+		if slices.Contains(logs, spared) {
+			continue
 		}
 		if logs[0] != "begin" || c.calm && logs[len(logs)-1] != "end" {
 			c.bad("%s has the output %q", v.Name, logs)

@@ -28,6 +28,7 @@ type world struct {
 	sessions map[string]chan struct{}
 	breaks   func() bool        // whether the next operation fails; may be nil
 	pinning  map[string]int     // by build
+	inner    int                // builds inside of runs, so far
 	waiters  func(cache.ID) int // for a run; may be nil
 	errs     []error
 }
@@ -203,6 +204,14 @@ func (w *world) pins(build string, n int) int {
 	defer w.mu.Unlock()
 	w.pinning[build] += n
 	return w.pinning[build]
+}
+
+// unique names a build inside of a run.
+func (w *world) unique(build string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.inner++
+	return fmt.Sprint(build, "/", w.inner)
 }
 
 // underway tells how many runs are under way.
