@@ -48,6 +48,8 @@ type Config struct {
 	// MaxParallelism bounds how many processes run at once; 0: no bound.
 	MaxParallelism int
 	CgroupParent   string
+	// Limits hold for every process.
+	Limits sandbox.Resources
 	// Policies are what Collect removes; Ceiling holds at all times.
 	Policies  []cache.Policy
 	Ceiling   Ceiling
@@ -131,6 +133,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 	b.exec = &op.ExecConfig{
 		Layers: b.layers, Runner: b.cfg.Runner, Sessions: b.cfg.Sessions,
 		Caches: op.NewCacheMounts(b.layers, b.records), Dir: dir, CgroupParent: b.cfg.CgroupParent,
+		Limits: b.cfg.Limits,
 	}
 	if n := b.cfg.MaxParallelism; n > 0 {
 		b.exec.Slots = make(chan struct{}, n)

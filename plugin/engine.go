@@ -26,6 +26,10 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 	if err != nil {
 		return nil, err
 	}
+	limits, err := sandboxLimits(cfg.Sandbox.Limits)
+	if err != nil {
+		return nil, err
+	}
 	disk := diskSize(cfg.Root)
 	return builder.Open(ctx, builder.Config{
 		Root:           cfg.Root,
@@ -39,6 +43,7 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 		Platforms:      platforms,
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
 		CgroupParent:   cfg.Sandbox.CgroupParent,
+		Limits:         limits,
 		Policies:       policies(cfg.GC, disk),
 		Ceiling:        ceiling(cfg.GC, disk),
 		Frontends:      frontends(cfg),

@@ -6,11 +6,12 @@ package event
 import (
 	"time"
 
+	"github.com/kiln-build/kiln/builder/event/usage"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Event is one of *Vertex, *Status, *Log and *Warning.
+// Event is one of *Vertex, *Status, *Log, *Warning and *Usage.
 type Event interface{ event() }
 
 // Sink takes events. Emit must not block for long and may be called from
@@ -68,10 +69,18 @@ type Warning struct {
 	Ranges []*pb.Range
 }
 
+// Usage is what the processes of a step have used up to a moment. A later one takes
+// the place of an earlier one: it includes that.
+type Usage struct {
+	Vertex digest.Digest
+	Sample usage.Sample
+}
+
 func (*Vertex) event()  {}
 func (*Status) event()  {}
 func (*Log) event()     {}
 func (*Warning) event() {}
+func (*Usage) event()   {}
 
 // Discard is a sink that drops everything.
 var Discard Sink = discard{}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kiln-build/kiln/builder/event/usage"
 	digest "github.com/opencontainers/go-digest"
 )
 
@@ -29,6 +30,9 @@ func (p Progress) Log(stream int, data []byte) {
 func (p Progress) Warn(short string) {
 	p.emit(&Warning{Vertex: p.Vertex, Level: 1, Short: []byte(short)})
 }
+
+// Used reports what the vertex' processes have used.
+func (p Progress) Used(s usage.Sample) { p.emit(&Usage{Vertex: p.Vertex, Sample: s}) }
 
 // Writer gives the stream as an io.Writer that never fails.
 func (p Progress) Writer(stream int) io.Writer { return logWriter{p, stream} }

@@ -160,6 +160,7 @@ func (c *Container) sandbox(p sandbox.Process) sandbox.Spec {
 		ExtraHosts:   hosts(c.spec.ExtraHosts),
 		CgroupParent: c.cfg.CgroupParent,
 		Network:      networks[c.spec.Network],
+		Resources:    c.cfg.Limits,
 		Security:     p.Security,
 		Terminal:     p.Terminal,
 	}

@@ -32,6 +32,8 @@ type ExecConfig struct {
 	Dir string
 	// CgroupParent is that of steps that name none.
 	CgroupParent string
+	// Limits hold for every process; steps may ask for less.
+	Limits sandbox.Resources
 }
 
 // Exec runs a process on mounts.
@@ -126,7 +128,8 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 		CgroupParent:         meta.CgroupParent,
 		Network:              networks[e.exec.Network],
 		Security:             securities[e.exec.Security],
-		Resources:            resources(e.step.Meta.Resources),
+		Resources:            e.cfg.Limits.Under(resources(e.step.Meta.Resources)),
+		Observe:              job.Progress.Used,
 		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
 	}
 	if spec.CgroupParent == "" {
@@ -160,17 +163,6 @@ func hosts(in []*pb.HostIP) []sandbox.Host {
 		out = append(out, sandbox.Host{Name: h.GetHost(), IP: h.GetIP()})
 	}
 	return out
-}
-
-func resources(r *pb.LinuxResources) sandbox.Resources {
-	if r == nil {
-		return sandbox.Resources{}
-	}
-	return sandbox.Resources{
-		Memory: r.Memory, MemorySwap: r.MemorySwap,
-		CPUShares: uint64(r.CpuShares), CPUPeriod: uint64(r.CpuPeriod), CPUQuota: r.CpuQuota,
-		CpusetCPUs: r.CpusetCpus, CpusetMems: r.CpusetMems,
-	}
 }
 
 // outcome says what the end of the process means for the step.

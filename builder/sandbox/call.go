@@ -29,7 +29,11 @@ func (c *Runc) global(logFile string) []string {
 	return []string{"--root", c.runtimeDir(), "--log", logFile, "--log-format", "json"}
 }
 
-// command runs r. The container is kept when its cgroup is to be looked at afterwards.
+// kept tells whether the runtime is to keep the container, for its cgroup is looked at
+// afterwards.
+func (r *run) kept() bool { return r.Resources.Memory != 0 || r.Observe != nil }
+
+// command runs r.
 func (r *run) command(c *Runc) command {
 	cmd := command{
 		name:     r.Args[0],
@@ -46,7 +50,7 @@ func (r *run) command(c *Runc) command {
 	if c.cfg.NoPivot {
 		cmd.args = append(cmd.args, "--no-pivot")
 	}
-	if r.Resources.Memory != 0 {
+	if r.kept() {
 		cmd.args = append(cmd.args, "--keep")
 	}
 	cmd.args = append(cmd.args, r.ID)

@@ -75,12 +75,19 @@ func removeCgroup(ctx context.Context, cgroup string) error {
 // cgroupDirs are a cgroup's directories and those below them in every hierarchy,
 // innermost first.
 func cgroupDirs(cgroup string) ([]string, error) {
-	tops, err := filepath.Glob(filepath.Join(cgroupRoot, "*") + cgroup)
+	tops := []string{cgroupRoot + cgroup}
+	entries, err := os.ReadDir(cgroupRoot)
 	if err != nil {
 		return nil, err
 	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		tops = append(tops, filepath.Join(cgroupRoot, e.Name())+cgroup)
+	}
 	var dirs []string
-	for _, top := range append(tops, cgroupRoot+cgroup) {
+	for _, top := range tops {
 		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, p)

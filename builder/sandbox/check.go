@@ -49,7 +49,7 @@ func (s Spec) checked() (Spec, error) {
 	if err := checkCgroupParent(s.CgroupParent); err != nil {
 		return s, err
 	}
-	return s, checkHosts(s.ExtraHosts)
+	return s, errors.Join(s.Resources.Check(), checkHosts(s.ExtraHosts))
 }
 
 func checkCommand(args, env []string) error {

@@ -72,7 +72,7 @@ func TestRootless(t *testing.T) {
 			for i, security := range []sandbox.Security{sandbox.Sandboxed, sandbox.Insecure} {
 				script := "id -u; stat -c %u:%g /work; cat /proc/self/uid_map; touch /made; ls -d /proc/$$; grep -c /sys /proc/mounts; true"
 				s := sandbox.Spec{
-					ID: fmt.Sprintf("rootless-%d", i), Root: root, Args: []string{"/bin/sh", "-c", script},
+					ID: fmt.Sprintf("rootless-%t-%d", hostPID, i), Root: root, Args: []string{"/bin/sh", "-c", script},
 					Env: []string{"PATH=/bin"}, Cwd: "/work", User: "7:8", Security: security, Network: sandbox.NetworkNone,
 					Mounts: []sandbox.Mount{{Type: "bind", Source: t.TempDir(), Target: "/data"}},
 				}
@@ -80,6 +80,7 @@ func TestRootless(t *testing.T) {
 					t.Fatal(err)
 				}
 				out, err := inUserNamespace(daemon{cfg, s}.command(t))
+				out = strings.Replace(out, "started\n", "", 1)
 				if err != nil || !strings.Contains(out, "7\n7:8\n") || !strings.Contains(out, " 65536") {
 					t.Errorf("%v: error %v, output:\n%s", security, err, out)
 				}

@@ -43,7 +43,7 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 			CgroupsPath:   c.cgroupPath(r.Spec),
 			Namespaces:    c.namespaces(r.network),
 			Seccomp:       c.base.seccomp,
-			Resources:     ociResources(r.Resources),
+			Resources:     r.Resources.oci(),
 		},
 	}
 	s.Linux.Resources.Devices = c.base.devices
@@ -131,28 +131,4 @@ func (c *Runc) cgroupPath(s Spec) string {
 		return parent + s.ID
 	}
 	return filepath.Join("/", parent, "kiln", s.ID)
-}
-
-func ociResources(r Resources) *specs.LinuxResources {
-	out := &specs.LinuxResources{}
-	if r.Memory != 0 || r.MemorySwap != 0 {
-		out.Memory = &specs.LinuxMemory{Limit: nonzero(r.Memory), Swap: nonzero(r.MemorySwap)}
-	}
-	if r.CPUShares != 0 || r.CPUPeriod != 0 || r.CPUQuota != 0 || r.CpusetCPUs != "" || r.CpusetMems != "" {
-		out.CPU = &specs.LinuxCPU{
-			Shares: nonzero(r.CPUShares), Period: nonzero(r.CPUPeriod), Quota: nonzero(r.CPUQuota),
-			Cpus: r.CpusetCPUs, Mems: r.CpusetMems,
-		}
-	}
-	if r.Pids != 0 {
-		out.Pids = &specs.LinuxPids{Limit: &r.Pids}
-	}
-	return out
-}
-
-func nonzero[T int64 | uint64](v T) *T {
-	if v == 0 {
-		return nil
-	}
-	return &v
 }

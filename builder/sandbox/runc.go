@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/sandbox/meter"
 	"github.com/opencontainers/selinux/go-selinux"
 )
 
@@ -130,13 +131,25 @@ func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err erro
 		return fmt.Errorf("prepare run: %w", err)
 	}
 	ses.run = r
+	stop := c.observe(r)
 	err = c.call(ctx, r.command(c), io, func() {
 		close(ses.started)
 		if started != nil {
 			started()
 		}
 	})
-	return c.explainOOM(r, err)
+	stop()
+	err = c.explainOOM(r, err)
+	c.removeEnded(ctx, r)
+	return err
+}
+
+// observe begins to measure r. The cgroup has to be there until stop returns.
+func (c *Runc) observe(r *run) (stop func()) {
+	if r.Observe == nil || c.cfg.Rootless {
+		return func() {}
+	}
+	return meter.Start(c.cgroupPath(r.Spec), r.network.path, r.Observe).Stop
 }
 
 // explainOOM adds the reason to the error of a process that hit its memory limit.

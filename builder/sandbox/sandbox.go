@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"syscall"
+
+	"github.com/kiln-build/kiln/builder/event/usage"
 )
 
 // DefaultHostname is the host name of a process whose Spec has none.
@@ -43,6 +45,10 @@ type Spec struct {
 	Network      Network
 	Security     Security
 	Resources    Resources
+	// Observe, if not nil, is called with what the processes use: now and then while
+	// they run, and when all have ended, before Run returns. Where the process has no
+	// cgroup of its own it may not be called.
+	Observe func(usage.Sample) `json:"-"`
 	// Terminal gives the process a terminal for its standard streams.
 	Terminal bool
 	// RemoveStubsRecursive also removes the parents that had to be made for mount
@@ -66,22 +72,6 @@ type Host struct{ Name, IP string }
 type Ulimit struct {
 	Name       string
 	Soft, Hard int64
-}
-
-// Resources limit the process and its children; zero values mean no limit.
-type Resources struct {
-	// Memory and MemorySwap (memory and swap together) are in bytes; a
-	// MemorySwap of -1 is unlimited.
-	Memory, MemorySwap int64
-	// CPUShares is a weight relative to 1024.
-	CPUShares uint64
-	// CPUPeriod and CPUQuota are in microseconds.
-	CPUPeriod uint64
-	CPUQuota  int64
-	// CpusetCPUs and CpusetMems are lists such as "0-2,7".
-	CpusetCPUs, CpusetMems string
-	// Pids is how many processes and threads there may be.
-	Pids int64
 }
 
 // Network says which network a process has.

@@ -95,6 +95,10 @@ func as(e event.Event, vertex digest.Digest) event.Event {
 		c := *e
 		c.Vertex = vertex
 		return &c
+	case *event.Usage:
+		c := *e
+		c.Vertex = vertex
+		return &c
 	}
 	return e
 }

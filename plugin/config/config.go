@@ -107,11 +107,42 @@ type Sandbox struct {
 	MaxParallelism int    `toml:"maxParallelism"`
 	CgroupParent   string `toml:"cgroupParent"`
 	AppArmor       string `toml:"apparmorProfile"`
+	// Limits hold for every process; steps may ask for less.
+	Limits Limits `toml:"limits"`
 	// Rootless is for a daemon inside a user namespace.
 	Rootless bool `toml:"rootless"`
 	// HostPID lets processes see those of the daemon; for a rootless daemon
 	// that may not mount /proc.
 	HostPID bool `toml:"hostPID"`
+}
+
+// Limits are what a process of a build and its children may use; zero values are
+// no limit.
+type Limits struct {
+	// Memory and MemorySwap (both together) can't be percentages.
+	Memory     Size `toml:"memory"`
+	MemorySwap Size `toml:"memorySwap"`
+	// CPUShares is a weight relative to 1024; CPUPeriod and CPUQuota are in
+	// microseconds.
+	CPUShares int64  `toml:"cpuShares"`
+	CPUPeriod int64  `toml:"cpuPeriod"`
+	CPUQuota  int64  `toml:"cpuQuota"`
+	CPUs      string `toml:"cpus"`
+	Mems      string `toml:"mems"`
+	Pids      int64  `toml:"pids"`
+	// IOWeight is from 10 to 1000.
+	IOWeight int64     `toml:"ioWeight"`
+	IO       []IOLimit `toml:"io"`
+}
+
+// IOLimit bounds what is done with a disk per second.
+type IOLimit struct {
+	// Device is a block device's path.
+	Device     string `toml:"device"`
+	ReadBytes  Size   `toml:"readBytes"`
+	WriteBytes Size   `toml:"writeBytes"`
+	ReadOps    uint64 `toml:"readOps"`
+	WriteOps   uint64 `toml:"writeOps"`
 }
 
 // Network is that of processes that ask for none in particular.

@@ -173,6 +173,8 @@ func TestErrors(t *testing.T) {
 		{toml: "[", want: []string{"config.toml", "line 1"}},
 		{toml: "backend = \"docker\"", want: []string{"backend", "docker", "auto, host, embedded"}},
 		{toml: "address = []", want: []string{"address", "empty"}},
+		{toml: "[sandbox.limits]\nmemory = \"10%\"", want: []string{"sandbox.limits.memory", "percentage"}},
+		{toml: "[[sandbox.limits.io]]\ndevice = \"sda\"", want: []string{"sandbox.limits.io.device", "sda"}},
 		{args: []string{"--addr=/run/x.sock"}, want: []string{"address", "unix://"}},
 		{args: []string{"--addr=unix://x.sock"}, want: []string{"address", "absolute"}},
 		{args: []string{"--addr=tcp://host"}, want: []string{"address", "port"}},

@@ -24,6 +24,7 @@ func (c *Config) validate() error {
 		atLeastZero("network.poolSize", c.Network.PoolSize),
 		atLeastZero("history.maxEntries", c.History.MaxEntries),
 		c.TLS.validate(),
+		c.Sandbox.Limits.validate(),
 	}
 	if c.Root == "" {
 		errs = append(errs, errors.New("root: is empty; give a directory"))
@@ -51,6 +52,25 @@ func (c *Config) validate() error {
 	}
 	if c.Sandbox.HostPID && !c.Sandbox.Rootless {
 		errs = append(errs, errors.New("sandbox.hostPID: only a rootless daemon may let builds see its processes; set sandbox.rootless too, or leave it out"))
+	}
+	return errors.Join(errs...)
+}
+
+func (l Limits) validate() error {
+	var errs []error
+	bytes := func(key string, s Size) {
+		if s.Percent != 0 {
+			errs = append(errs, fmt.Errorf("sandbox.limits.%s: give a size, not a percentage", key))
+		}
+	}
+	bytes("memory", l.Memory)
+	bytes("memorySwap", l.MemorySwap)
+	for _, io := range l.IO {
+		bytes("io.readBytes", io.ReadBytes)
+		bytes("io.writeBytes", io.WriteBytes)
+		if !filepath.IsAbs(io.Device) {
+			errs = append(errs, fmt.Errorf("sandbox.limits.io.device: %q is not the path of a device", io.Device))
+		}
 	}
 	return errors.Join(errs...)
 }

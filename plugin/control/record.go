@@ -22,6 +22,9 @@ import (
 // the format.
 const errorType = "application/vnd.googeapis.google.rpc.status+proto"
 
+// attestationType is the media type of a statement about a build.
+const attestationType = "application/vnd.in-toto+json"
+
 // newRecord is the record of a build that begins.
 func newRecord(req *controlapi.SolveRequest) *controlapi.BuildHistoryRecord {
 	return &controlapi.BuildHistoryRecord{
@@ -98,4 +101,27 @@ func addTrace(rec *controlapi.BuildHistoryRecord, n *run, failure error) error {
 	}
 	rec.Trace, err = n.build.Blob(trace.MediaType, data)
 	return err
+}
+
+// addUsage keeps what the steps' processes have used with the record of a build
+// that has ended.
+func addUsage(rec *controlapi.BuildHistoryRecord, n *run) error {
+	steps := n.trace.Usage()
+	if len(steps) == 0 {
+		return nil
+	}
+	data, err := trace.EncodeUsage(steps)
+	if err != nil {
+		return fmt.Errorf("usage of the build: %w", err)
+	}
+	blob, err := n.build.Blob(attestationType, data)
+	if err != nil {
+		return err
+	}
+	blob.Annotations = map[string]string{"in-toto.io/predicate-type": trace.UsagePredicate}
+	if rec.Result == nil {
+		rec.Result = &controlapi.BuildResultInfo{}
+	}
+	rec.Result.Attestations = append(rec.Result.Attestations, blob)
+	return nil
 }

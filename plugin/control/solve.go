@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -91,7 +92,7 @@ func (s *Server) finish(ctx context.Context, n *run, rec *controlapi.BuildHistor
 	describe(rec, n.stream.Summary(), resp)
 	err := describeFailure(ctx, rec, n.build, failure)
 	if err == nil && !n.build.Hidden() {
-		err = addTrace(rec, n, failure)
+		err = errors.Join(addTrace(rec, n, failure), addUsage(rec, n))
 	}
 	if err == nil && !n.build.Hidden() && resp != nil {
 		err = keepDocuments(n.build, resp.Documents)

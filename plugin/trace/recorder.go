@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/event/usage"
 	digest "github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/propagation"
 	oteltrace "go.opentelemetry.io/otel/trace"
@@ -30,6 +31,7 @@ type Recorder struct {
 	steps map[digest.Digest]*event.Vertex
 	order []digest.Digest // as they were first reported
 	items map[item]*event.Status
+	usage map[digest.Digest][]usage.Sample
 }
 
 type item struct {
@@ -43,6 +45,7 @@ func New(ctx context.Context, next event.Sink) *Recorder {
 	return &Recorder{
 		next: next, parent: parent(ctx), start: time.Now(),
 		steps: map[digest.Digest]*event.Vertex{}, items: map[item]*event.Status{},
+		usage: map[digest.Digest][]usage.Sample{},
 	}
 }
 
@@ -79,6 +82,8 @@ func (r *Recorder) keep(e event.Event) {
 		if e.Started != nil && (r.items[key] != nil || len(r.items) < maxItems) {
 			r.items[key] = e
 		}
+	case *event.Usage:
+		r.usage[e.Vertex] = append(r.usage[e.Vertex], e.Sample)
 	}
 }
 
@@ -106,6 +111,9 @@ func (r *Recorder) Spans(name string, failure error, attributes map[string]strin
 		step.set("vertex", d.String())
 		if v.Cached {
 			step.set("cached", "true")
+		}
+		if samples := r.usage[d]; len(samples) > 0 {
+			step.used(samples[len(samples)-1])
 		}
 		switch {
 		case v.Error != "":

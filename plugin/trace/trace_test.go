@@ -6,12 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/kiln-build/kiln/builder/event"
+	"github.com/kiln-build/kiln/builder/event/usage"
 	digest "github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	sdkresource "go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -150,5 +154,38 @@ func TestFormat(t *testing.T) {
 	}
 	if dec.More() {
 		t.Error("there is more than the spans")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	var next sink
+	r := New(t.Context(), &next)
+	nanos := func(n uint64) usage.Sample { return usage.Sample{Time: time.Unix(1, 0), CPU: &usage.CPU{UsageNanos: &n}} }
+	for _, e := range []event.Event{
+		&event.Vertex{Digest: a, Name: "idle", Started: at(1), Completed: at(2)},
+		&event.Vertex{Digest: b, Name: "busy", Started: at(1)},
+		&event.Usage{Vertex: b, Sample: nanos(5)},
+		&event.Usage{Vertex: b, Sample: nanos(7)},
+	} {
+		r.Emit(e)
+	}
+	for _, s := range r.Spans("build", nil, nil) {
+		want := s.Name == "busy"
+		if got := slices.Contains(s.Attributes, attribute.String("usage.cpu.nanos", "7")); got != want {
+			t.Errorf("%s: attributes %v", s.Name, s.Attributes)
+		}
+	}
+	got, err := EncodeUsage(r.Usage())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"predicateType":"` + UsagePredicate, `"name":"busy"`, `"resourceUsage":{"samples":[{`, `"usageNanos":5`, `"usageNanos":7`} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	if strings.Contains(string(got), "idle") {
+		t.Errorf("a step without processes is in %s", got)
 	}
 }

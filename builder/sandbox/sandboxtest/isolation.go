@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kiln-build/kiln/builder/event/usage"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"golang.org/x/sys/unix"
 )
 
 var isolation = map[string]test{
@@ -23,6 +25,8 @@ var isolation = map[string]test{
 	"unlimited ulimit": testUlimitTooHigh,
 	"limits":           testLimits,
 	"memory limit":     testMemoryLimit,
+	"I/O limit":        testIOLimit,
+	"usage":            testUsage,
 }
 
 func testProcesses(t *testing.T, r sandbox.Runner) {
@@ -206,5 +210,46 @@ func testMemoryLimit(t *testing.T, r sandbox.Runner) {
 	_, err := output(t, r, s)
 	if err == nil || !strings.Contains(err.Error(), sandbox.ErrOutOfMemory.Error()) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// testIOLimit limits writes to the disk that the root is on, if it is on one.
+func testIOLimit(t *testing.T, r sandbox.Runner) {
+	s := newSpec(t, cgroupFile("io.max", "blkio", "blkio.throttle.write_bps_device"))
+	var st unix.Stat_t
+	if err := unix.Stat(s.Root, &st); err != nil {
+		t.Fatal(err)
+	}
+	major, minor := unix.Major(st.Dev), unix.Minor(st.Dev)
+	if major == 0 {
+		major, minor = 1, 0 // no disk's file system; take a RAM disk's number
+	}
+	s.Resources.IO = []sandbox.IOLimit{{Major: int64(major), Minor: int64(minor), WriteBytes: 77 << 20}}
+	got, err := output(t, r, s)
+	if _, there := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)); there != nil && err != nil {
+		return // the kernel knows no such disk, and the runtime says so
+	}
+	if err != nil || !strings.Contains(got, fmt.Sprintf("%d:%d", major, minor)) || !strings.Contains(got, "80740352") {
+		t.Errorf("error %v, limits %q", err, got)
+	}
+}
+
+// testUsage uses processor time and memory, and writes to the disk.
+func testUsage(t *testing.T, r sandbox.Runner) {
+	var last usage.Sample
+	s := newSpec(t, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/f bs=1M count=8 conv=fsync 2>/dev/null")
+	s.Observe = func(u usage.Sample) { last = u }
+	mustOutput(t, r, s)
+	if last.CPU == nil || last.CPU.UsageNanos == nil || *last.CPU.UsageNanos < 1e6 {
+		t.Errorf("processor time: %+v", last.CPU)
+	}
+	if last.Memory == nil || last.Memory.Peak == nil || *last.Memory.Peak < 1<<20 {
+		t.Errorf("memory: %+v", last.Memory)
+	}
+	if last.PIDs == nil || last.PIDs.Current == nil || *last.PIDs.Current != 0 {
+		t.Errorf("processes: %+v", last.PIDs)
+	}
+	if last.IO == nil || last.IO.WriteBytes == nil {
+		t.Errorf("I/O: %+v", last.IO)
 	}
 }
