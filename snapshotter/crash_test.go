@@ -1,0 +1,155 @@
+package snapshotter
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+// filled makes a snapshotter with some of everything.
+func filled(t *testing.T) *Snapshotter {
+	s := open(t, Config{})
+	layer(t, s, "ns/1/base", "", "base")
+	layer(t, s, "ns/2/top", "ns/1/base", "top")
+	if _, err := s.Prepare(background, "ns/3/active", "ns/2/top"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.View(background, "ns/4/view", "ns/2/top"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.View(background, "ns/5/nothing", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(background, "ns", "top"); err != nil {
+		t.Fatal(err)
+	}
+	layer(t, s.Private(), "mine", "top", "mine")
+	if err := publish(t, s, "", "mine", "ns/2/top", "sha256:mine"); !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	before, mine := walk(t, s), walk(t, s.Private())
+	s2 := open(t, Config{Root: killed(t, s)})
+	if after := walk(t, s2); after != before {
+		t.Errorf("there are %q, there were %q", after, before)
+	}
+	if after := walk(t, s2.Private()); after != mine {
+		t.Errorf("there are %q, there were %q", after, mine)
+	}
+	for _, name := range strings.Fields(before) {
+		x, err1 := s.Stat(background, name)
+		y, err2 := s2.Stat(background, name)
+		if err1 != nil || err2 != nil || x.Parent != y.Parent || x.Kind != y.Kind || !x.Created.Equal(y.Created) || usage(t, s, name) != usage(t, s2, name) {
+			t.Errorf("%s was %+v, is %+v (%v, %v)", name, x, y, err1, err2)
+		}
+	}
+	if got := files(t, s2, "ns/77/sha256:mine"); got != "base mine top" {
+		t.Errorf("files %q", got)
+	}
+	if n := dirs(t, s2); n != 4 {
+		t.Errorf("%d directories", n)
+	}
+	remove(t, s2, "ns/3/active", "ns/4/view", "ns/5/nothing", "ns/77/sha256:mine", "ns/2/top", "ns/1/base")
+	if got := files(t, s2.Private(), "mine"); got != "base mine top" {
+		t.Errorf("files %q", got)
+	}
+	layer(t, s2.Private(), "more", "mine", "more") // under an id that nothing has
+	remove(t, s2.Private(), "more", "mine", "top", "base")
+	if n := dirs(t, s2); n != 0 {
+		t.Errorf("%d directories", n)
+	}
+}
+
+// After a crash of the machine the engine's names are gone, and what containerd
+// was given of them is still there.
+func TestMachineCrash(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	layer(t, s.Private(), "only mine", "", "x")
+	root := killed(t, s)
+	if err := os.WriteFile(filepath.Join(root, "boot"), []byte("another run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "engine.db"), []byte("half written"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s2 := open(t, Config{Root: root})
+	if got := walk(t, s2.Private()); got != "" {
+		t.Errorf("private: %q", got)
+	}
+	if got := files(t, s2, "ns/77/sha256:mine"); got != "base mine top" {
+		t.Errorf("files %q", got)
+	}
+	if n := dirs(t, s2); n != 4 {
+		t.Errorf("%d directories", n)
+	}
+}
+
+// An orderly end is no crash.
+func TestMachineRestart(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Prepare(background, "late", ""); !errdefs.IsUnavailable(err) {
+		t.Errorf("used after Close: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.root, "boot")); !os.IsNotExist(err) {
+		t.Fatalf("the mark is there: %v", err)
+	}
+	s2 := open(t, Config{Root: s.root})
+	if got := files(t, s2.Private(), "mine"); got != "base mine top" {
+		t.Errorf("files %q", got)
+	}
+	if n := dirs(t, s2); n != 4 {
+		t.Errorf("%d directories", n)
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	root := killed(t, s)
+	// A directory that no name leads to, what isn't a directory, and a name whose
+	// directory has vanished.
+	if err := os.MkdirAll(filepath.Join(root, "dirs", "zz", "fs", "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "dirs", "new-tmp"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.RLock()
+	lost := s.engine.entries["mine"].node.id
+	s.mu.RUnlock()
+	if err := os.RemoveAll(filepath.Join(root, "dirs", lost)); err != nil {
+		t.Fatal(err)
+	}
+	s2 := open(t, Config{Root: root})
+	if got := walk(t, s2); got != "ns/1/base ns/2/top ns/3/active ns/4/view ns/5/nothing" {
+		t.Errorf("there are %q", got)
+	}
+	if got := walk(t, s2.Private()); got != "base top" {
+		t.Errorf("private: %q", got)
+	}
+	if n := dirs(t, s2); n != 3 {
+		t.Errorf("%d directories", n)
+	}
+}
+
+func TestOpenTwice(t *testing.T) {
+	t.Parallel()
+	s := open(t, Config{})
+	_, err := Open(background, Config{Root: s.root})
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), s.root) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,185 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// reconcile makes the names and the directories agree: directories without
+// names are removed in the background, names without directories at once.
+func (s *Snapshotter) reconcile(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, err := os.ReadDir(filepath.Join(s.root, "dirs"))
+	if err != nil {
+		return fmt.Errorf("snapshotter: %w", err)
+	}
+	there := map[string]bool{}
+	for _, f := range found {
+		id := f.Name()
+		there[id] = true
+		if number, err := strconv.ParseUint(id, 36, 64); err == nil {
+			s.nextID = max(s.nextID, number)
+		}
+		if s.nodes[id] == nil {
+			s.removal.add(&node{id: id, recorded: [2]bool{true, true}, lazy: map[string]string{}})
+		}
+	}
+	lost := func(n *node) bool {
+		for _, n := range n.chain() {
+			if !there[n.id] {
+				return true
+			}
+		}
+		return false
+	}
+	for _, sp := range s.spaces() {
+		var gone []*entry
+		for _, e := range sp.entries {
+			if lost(e.node) {
+				gone = append(gone, e)
+			}
+		}
+		if err := sp.lose(ctx, gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lose removes names whose directories have vanished. d.mu is held.
+func (sp *space) lose(ctx context.Context, gone []*entry) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	err := sp.db.Update(func(tx *bolt.Tx) error {
+		for _, e := range gone {
+			if err := tx.Bucket(bucketNames).Delete([]byte(e.name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", sp.db.Path(), err)
+	}
+	for _, e := range gone {
+		log.G(ctx).Warnf("the files of snapshot %s have vanished", e.name)
+		sp.drop(e)
+		sp.unref(e.node)
+	}
+	return nil
+}
+
+// dropSpoiled removes the engine's names if they were in use, and so maybe not
+// on disk, when the machine went down.
+func dropSpoiled(ctx context.Context, root string) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("snapshotter: boot id: %w", err)
+	}
+	mark := filepath.Join(root, "boot")
+	last, err := os.ReadFile(mark)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("snapshotter: %w", err)
+	}
+	if err == nil && string(last) == string(boot) {
+		return nil
+	}
+	if err == nil {
+		log.G(ctx).Warn("the machine went down while the engine's snapshots were in use: they are dropped")
+		if err := os.Remove(filepath.Join(root, "engine.db")); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("snapshotter: %w", err)
+		}
+	}
+	f, err := os.OpenFile(mark, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("snapshotter: %w", err)
+	}
+	_, err = f.Write(boot)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// lockRoot keeps other processes off the directory.
+func lockRoot(root string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("snapshotter: %w", err)
+	}
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("snapshotter: %s is in use by another process; stop it or choose another root: %w: %w", root, err, errdefs.ErrUnavailable)
+		}
+	}
+}
+
+// Close gives up the directories; nothing stays in the background. Mounts of
+// lazy layers stay, for they may be in use; see [Lazy].
+func (s *Snapshotter) Close() error {
+	s.closing.Do(func() { s.closed = s.closeAll() })
+	return s.closed
+}
+
+func (s *Snapshotter) closeAll() error {
+	s.removal.close()
+	var errs []error
+	clean := s.space.db != nil && s.engine.db != nil
+	for _, sp := range s.spaces() {
+		sp.write.Lock()
+		if sp.db != nil {
+			errs = append(errs, sp.db.Close())
+		}
+		sp.write.Unlock()
+	}
+	if clean {
+		errs = append(errs, s.markClean())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+// markClean makes what the engine has outlast a crash of the machine from now
+// on.
+func (s *Snapshotter) markClean() error {
+	mark := filepath.Join(s.root, "boot")
+	if s.engineUses() {
+		dir, err := os.Open(s.root)
+		if err != nil {
+			return fmt.Errorf("snapshotter: %w", err)
+		}
+		defer dir.Close()
+		if err := unix.Syncfs(int(dir.Fd())); err != nil {
+			return fmt.Errorf("snapshotter: sync %s: %w", s.root, err)
+		}
+	}
+	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("snapshotter: %w", err)
+	}
+	return nil
+}
+
+func (s *Snapshotter) engineUses() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, e := range s.engine.entries {
+		if e.kind == snapshots.KindCommitted {
+			return true
+		}
+	}
+	return false
+}
