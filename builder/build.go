@@ -17,7 +17,6 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
-	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -57,7 +56,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	bridge := frontend.NewBridge(frontend.Config{
 		Build: build, Layers: b.layers, Meta: metaResolver{b.sources}, Platform: b.cfg.Platforms[0],
 		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
-		Check: func(op *pb.Op) error { return permitted(granted, op) }, Exec: b.exec, Lease: b.records.Temporary,
+		Check: granted.check, Exec: b.exec, Lease: b.records.Temporary,
 		Loaded: blobs.expect,
 	}, req.Inputs)
 	defer bridge.Close()

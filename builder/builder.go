@@ -19,6 +19,7 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
@@ -41,6 +42,8 @@ type Config struct {
 	Registries *registry.Registries
 	// Entitlements may be granted to builds.
 	Entitlements []string
+	// Devices are those that builds may ask for; nil is none.
+	Devices *device.Devices
 	// Labels and Platforms describe the worker; the first platform is the
 	// default.
 	Labels    map[string]string
@@ -59,7 +62,6 @@ type Config struct {
 // Builder builds. It is safe for concurrent use.
 type Builder struct {
 	cfg       Config
-	allowed   map[string]bool
 	id        string
 	layers    *layer.Store
 	records   *records
@@ -84,11 +86,8 @@ type Builder struct {
 // closed after the builder.
 func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	b := &Builder{
-		cfg: cfg, allowed: map[string]bool{}, fileSlots: make(limit, fileSteps),
+		cfg: cfg, fileSlots: make(limit, fileSteps),
 		builds: map[string]*frontend.Bridge{}, running: map[string]*schedule.Build{}, changed: make(chan struct{}),
-	}
-	for _, e := range cfg.Entitlements {
-		b.allowed[e] = true
 	}
 	var undo []func()
 	defer func() {
@@ -158,7 +157,7 @@ func (b *Builder) Close(ctx context.Context) error {
 // ops makes the ops of one build's steps.
 type ops struct {
 	b       *Builder
-	granted map[string]bool
+	granted permissions
 	blobs   *preparation
 	// outer are the steps that made the definition which is built, one inside
 	// the other.
@@ -167,7 +166,7 @@ type ops struct {
 
 // Op implements schedule.Ops.
 func (o ops) Op(s *graph.Step) (schedule.Op, error) {
-	if err := permitted(o.granted, s.Op); err != nil {
+	if err := o.granted.check(s.Op); err != nil {
 		return nil, err
 	}
 	switch {
@@ -178,7 +177,11 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		}
 		return o.b.guard.wrap(s, op), nil
 	case s.Op.GetExec() != nil:
-		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s))), nil
+		devices, err := o.granted.use(s.Op.GetExec())
+		if err != nil {
+			return nil, err
+		}
+		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices))), nil
 	case s.Op.GetFile() != nil:
 		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
 	case s.Op.GetPassthrough() != nil:

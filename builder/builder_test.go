@@ -172,7 +172,7 @@ func TestBuildByClient(t *testing.T) {
 }
 
 func TestBuildRefuses(t *testing.T) {
-	b := open(t, func(c *builder.Config) { c.Entitlements = []string{builder.NetworkHost} })
+	b := open(t, func(c *builder.Config) { c.Entitlements = []string{"network.host"} })
 	run := func(o ...llb.RunOption) *pb.Definition {
 		return definition(t, llb.Scratch().Run(append(o, llb.Shlex("/true"))...).Root())
 	}

@@ -63,7 +63,7 @@ func TestNestedDefinition(t *testing.T) {
 }
 
 func TestNestedDefinitionRefused(t *testing.T) {
-	b := open(t, func(c *builder.Config) { c.Entitlements = []string{builder.NetworkHost} })
+	b := open(t, func(c *builder.Config) { c.Entitlements = []string{"network.host"} })
 	with := func(data string) llb.State {
 		return llb.Scratch().File(llb.Mkfile(pb.LLBDefaultDefinitionFile, 0o644, []byte(data))).With(llbbuild.Build())
 	}

@@ -1,9 +1,6 @@
 package builder
 
 import (
-	"fmt"
-
-	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/export/assemble"
 	"github.com/moby/buildkit/solver/pb"
@@ -40,40 +37,4 @@ type Response struct {
 	Descriptors map[int]ocispec.Descriptor
 	// Documents are the indexes, manifests and configs of those images.
 	Documents []assemble.Document
-}
-
-// The entitlements that a build may ask for.
-const (
-	NetworkHost      = "network.host"
-	SecurityInsecure = "security.insecure"
-)
-
-// grant checks the entitlements that a request asks for.
-func (b *Builder) grant(asked []string) (map[string]bool, error) {
-	granted := map[string]bool{}
-	for _, e := range asked {
-		if !b.allowed[e] {
-			return nil, fmt.Errorf("granting entitlement %s is not allowed by build daemon configuration", e)
-		}
-		granted[e] = true
-	}
-	return granted, nil
-}
-
-// permitted checks that a step uses only what was granted.
-func permitted(granted map[string]bool, op *pb.Op) error {
-	e := op.GetExec()
-	if e == nil {
-		return nil
-	}
-	if e.Network == pb.NetMode_HOST && !granted[NetworkHost] {
-		return fmt.Errorf("%s is not allowed: ask for it with --allow %s: %w", NetworkHost, NetworkHost, errdefs.ErrPermissionDenied)
-	}
-	if e.Security == pb.SecurityMode_INSECURE && !granted[SecurityInsecure] {
-		return fmt.Errorf("%s is not allowed: ask for it with --allow %s: %w", SecurityInsecure, SecurityInsecure, errdefs.ErrPermissionDenied)
-	}
-	if len(e.CdiDevices) > 0 {
-		return fmt.Errorf("devices are not supported by this builder: %w", errdefs.ErrNotImplemented)
-	}
-	return nil
 }

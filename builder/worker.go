@@ -5,6 +5,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/sandbox/device"
 )
 
 // Worker is a place where builds run.
@@ -13,11 +14,12 @@ type Worker struct {
 	Labels    map[string]string
 	Platforms []ocispec.Platform
 	Policies  []cache.Policy
+	Devices   []device.Device
 }
 
 // Workers are all workers; the first is the default.
 func (b *Builder) Workers() []Worker {
-	return []Worker{{ID: b.id, Labels: b.cfg.Labels, Platforms: b.cfg.Platforms, Policies: b.cfg.Policies}}
+	return []Worker{{ID: b.id, Labels: b.cfg.Labels, Platforms: b.cfg.Platforms, Policies: b.cfg.Policies, Devices: b.cfg.Devices.List()}}
 }
 
 func (b *Builder) workerInfo() []gwclient.WorkerInfo {

@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 		Builder:      d.builder,
 		Sessions:     sessions,
 		History:      d.history,
-		Entitlements: cfg.Entitlements,
+		Entitlements: entitlements(cfg),
 		Limits:       status.Limits{Size: cfg.Log.StepSize, Speed: cfg.Log.StepSpeed},
 		Version:      version,
 		Ended: func(rec *controlapi.BuildHistoryRecord) {

@@ -3,12 +3,14 @@ package plugin
 import (
 	"context"
 	"path/filepath"
+	"slices"
 
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/frontend"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
+	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/store"
@@ -18,7 +20,11 @@ import (
 
 // openBuilder puts a builder on the store. network may be nil.
 func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, network *cni.Provider, sessions *session.Manager) (*builder.Builder, error) {
-	runner, err := openSandbox(ctx, cfg, network)
+	devices, err := openDevices(cfg.CDI)
+	if err != nil {
+		return nil, err
+	}
+	runner, err := openSandbox(ctx, cfg, network, devices)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +44,8 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 		Runner:         runner,
 		Sessions:       sessions,
 		Registries:     registry.New(registries(cfg), sessions),
-		Entitlements:   cfg.Entitlements,
+		Entitlements:   entitlements(cfg),
+		Devices:        devices,
 		Labels:         workerLabels(cfg, st),
 		Platforms:      platforms,
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
@@ -50,9 +57,25 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 	})
 }
 
+// openDevices is nil where builds get no devices.
+func openDevices(cfg config.CDI) (*device.Devices, error) {
+	if cfg.Disabled {
+		return nil, nil
+	}
+	return device.Open(device.Config{Dirs: cfg.SpecDirs, AutoAllowed: cfg.AutoAllowed})
+}
+
+// entitlements are what builds may ask for.
+func entitlements(cfg config.Config) []string {
+	if cfg.CDI.Disabled {
+		return cfg.Entitlements
+	}
+	return append(slices.Clip(cfg.Entitlements), "device")
+}
+
 // openSandbox makes what runs processes, and removes what an earlier daemon on
 // the same root left of its own.
-func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider) (*sandbox.Runc, error) {
+func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider, devices *device.Devices) (*sandbox.Runc, error) {
 	c := sandbox.Config{
 		Binary:          cfg.Sandbox.Runtime,
 		StateDir:        filepath.Join(cfg.Root, "sandbox"),
@@ -61,6 +84,7 @@ func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider) 
 		Rootless:        cfg.Sandbox.Rootless,
 		HostPID:         cfg.Sandbox.HostPID,
 		AppArmorProfile: cfg.Sandbox.AppArmor,
+		Devices:         devices,
 	}
 	if network != nil {
 		c.Network = network

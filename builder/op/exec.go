@@ -41,11 +41,14 @@ type Exec struct {
 	cfg  *ExecConfig
 	step *graph.Step
 	exec *pb.ExecOp
+	// devices are the full names of those that the step gets.
+	devices []string
 }
 
-// NewExec makes the op of a step with an exec body.
-func NewExec(cfg *ExecConfig, step *graph.Step) *Exec {
-	return &Exec{cfg: cfg, step: step, exec: step.Op.GetExec()}
+// NewExec makes the op of a step with an exec body. devices are the full names of
+// those that it gets of what it asks for.
+func NewExec(cfg *ExecConfig, step *graph.Step, devices []string) *Exec {
+	return &Exec{cfg: cfg, step: step, exec: step.Op.GetExec(), devices: devices}
 }
 
 // Run implements schedule.Op.
@@ -129,6 +132,7 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 		Network:              networks[e.exec.Network],
 		Security:             securities[e.exec.Security],
 		Resources:            e.cfg.Limits.Under(resources(e.step.Meta.Resources)),
+		Devices:              e.devices,
 		Observe:              job.Progress.Used,
 		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
 	}

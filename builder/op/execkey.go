@@ -18,7 +18,12 @@ import (
 
 // Key implements schedule.Op.
 func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
-	dt, err := proto.MarshalOptions{Deterministic: true}.Marshal(canonicalExec(e.exec))
+	canonical := canonicalExec(e.exec)
+	canonical.CdiDevices = nil // those that are there count, under their own names
+	for _, name := range e.devices {
+		canonical.CdiDevices = append(canonical.CdiDevices, &pb.CDIDevice{Name: name})
+	}
+	dt, err := proto.MarshalOptions{Deterministic: true}.Marshal(canonical)
 	if err != nil {
 		return schedule.Key{}, err
 	}
@@ -26,7 +31,7 @@ func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
 	name := strings.Join(e.exec.Meta.Args, " ")
 	key := schedule.Key{
 		Digest: digest.FromString("exec\x00" + platformKey(platform) + "\x00" + string(dt)),
-		Parts:  execParts(e.exec, platformKey(platform)),
+		Parts:  execParts(e.exec, platformKey(platform), e.devices),
 		Record: cache.Description{Kind: cache.Regular, Text: "mount / from exec " + name},
 	}
 	for i := range e.step.Inputs {

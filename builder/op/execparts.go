@@ -11,7 +11,7 @@ import (
 
 // execParts are what the key of an exec is made of, for explanations: what is
 // not set is left out, and what is long is in parts of its own.
-func execParts(op *pb.ExecOp, platform string) []cache.Part {
+func execParts(op *pb.ExecOp, platform string, devices []string) []cache.Part {
 	parts := []cache.Part{
 		{Name: "command", Value: strings.Join(op.Meta.Args, " ")},
 		{Name: "directory", Value: op.Meta.Cwd},
@@ -39,6 +39,7 @@ func execParts(op *pb.ExecOp, platform string) []cache.Part {
 	if op.Security != pb.SecurityMode_SANDBOX {
 		add("security", strings.ToLower(op.Security.String()))
 	}
+	add("devices", strings.Join(devices, " "))
 	var hosts []string
 	for _, h := range op.Meta.ExtraHosts {
 		hosts = append(hosts, h.GetHost())

@@ -28,7 +28,7 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 			Terminal:        r.Terminal,
 			User:            ociUser(r.owner),
 			Args:            r.Args,
-			Env:             r.Env,
+			Env:             slices.Clip(r.Env),
 			Cwd:             r.Cwd,
 			Capabilities:    c.base.capabilities(r.Security),
 			Rlimits:         r.rlimits,
@@ -46,7 +46,7 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 			Resources:     r.Resources.oci(),
 		},
 	}
-	s.Linux.Resources.Devices = c.base.devices
+	s.Linux.Resources.Devices = slices.Clip(c.base.devices)
 	if r.Security == Insecure {
 		unrestrict(s, c.cfg.Rootless)
 	}

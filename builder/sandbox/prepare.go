@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // prepare makes the bundle and the mount points of a checked Spec. What it made
@@ -41,11 +44,19 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if err := c.writeEtc(r); err != nil {
 		return nil, err
 	}
-	if err := makeMountPoints(t, r, undo); err != nil {
+	also, err := c.deviceMounts(s.Devices)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeMountPoints(t, r, also, undo); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return c.remove(ctx, s.ID, c.cgroupPath(s)) })
-	return r, writeJSON(filepath.Join(r.bundle, "config.json"), c.ociSpec(r))
+	spec := c.ociSpec(r)
+	if err := c.cfg.Devices.Add(spec, s.Devices); err != nil {
+		return nil, err
+	}
+	return r, writeJSON(filepath.Join(r.bundle, "config.json"), spec)
 }
 
 func (c *Runc) writeEtc(r *run) error {
@@ -75,10 +86,23 @@ func writeJSON(name string, v any) error {
 	return os.WriteFile(name, text, 0o600)
 }
 
-// makeMountPoints makes the stubs of r's mounts and its working directory. The mount
+// deviceMounts are the mounts that come with devices.
+func (c *Runc) deviceMounts(devices []string) ([]Mount, error) {
+	var s specs.Spec
+	if err := c.cfg.Devices.Add(&s, devices); err != nil {
+		return nil, err
+	}
+	var mounts []Mount
+	for _, m := range s.Mounts {
+		mounts = append(mounts, Mount{Target: m.Destination, Source: m.Source, Type: m.Type, Options: m.Options})
+	}
+	return checkedMounts(mounts)
+}
+
+// makeMountPoints makes the stubs of r's mounts, and others, and its working directory. The mount
 // points of /proc, /dev and /sys are left to the runtime: they stay in the tree, as
 // with other builders.
-func makeMountPoints(t *tree, r *run, undo *undoer) error {
+func makeMountPoints(t *tree, r *run, also []Mount, undo *undoer) error {
 	s := newStubs(t)
 	undo.add(s.remove)
 	s.hide("/proc", "/dev", "/sys")
@@ -90,7 +114,7 @@ func makeMountPoints(t *tree, r *run, undo *undoer) error {
 		{Target: "/etc/resolv.conf", Type: "bind", Source: filepath.Join(r.bundle, "resolv.conf")},
 		{Target: "/etc/hosts", Type: "bind", Source: filepath.Join(r.bundle, "hosts")},
 	}
-	for _, m := range append(files, r.Mounts...) {
+	for _, m := range slices.Concat(files, r.Mounts, also) {
 		if err := s.add(m, parents); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/meter"
 	"github.com/opencontainers/selinux/go-selinux"
 )
@@ -41,6 +42,8 @@ type Config struct {
 	AppArmorProfile string
 	// SELinux labels processes and their mounts.
 	SELinux bool
+	// Devices are those that Specs may name; nil is none.
+	Devices *device.Devices
 }
 
 // Runc runs processes with an OCI runtime's binary.

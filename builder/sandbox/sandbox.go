@@ -45,6 +45,8 @@ type Spec struct {
 	Network      Network
 	Security     Security
 	Resources    Resources
+	// Devices are the full names of CDI devices that the process gets.
+	Devices []string
 	// Observe, if not nil, is called with what the processes use: now and then while
 	// they run, and when all have ended, before Run returns. Where the process has no
 	// cgroup of its own it may not be called.

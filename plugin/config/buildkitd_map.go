@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"strconv"
 )
 
@@ -27,6 +28,10 @@ func (f *bkFile) config(env Environment) (Config, error) {
 	c.Labels, c.Platforms = maps.Clone(w.Labels), w.Platforms
 	c.Sandbox.MaxParallelism, c.Sandbox.CgroupParent, c.Sandbox.AppArmor = w.MaxParallelism, w.CgroupParent, w.AppArmor
 	c.Sandbox.Rootless = w.Rootless
+	c.CDI = CDI{Disabled: enabled(f.CDI.Disabled, false), SpecDirs: f.CDI.SpecDirs, AutoAllowed: f.CDI.AutoAllowed}
+	if len(c.CDI.SpecDirs) == 0 {
+		c.CDI.SpecDirs = []string{"/etc/cdi", "/var/run/cdi", filepath.Join(env.paths("buildkit").config, "cdi")}
+	}
 	c.Network = Network{
 		Mode: w.NetworkMode, CNIConfig: w.CNIConfigPath, CNIBinDir: w.CNIBinaryPath,
 		PoolSize: w.CNIPoolSize, BridgeName: w.BridgeName, BridgeSubnet: w.BridgeSubnet,
@@ -135,7 +140,6 @@ func (f *bkFile) withoutEffect() []string {
 		key string
 	}{
 		{f.OTel.SocketPath != "", "otel.socketPath"},
-		{len(f.CDI.SpecDirs) > 0 || len(f.CDI.AutoAllowed) > 0, "cdi"},
 		{f.ProvenanceEnvDir != "", "provenanceEnvDir"},
 		{f.SaveCacheDebug, "save-cache-debug"},
 		{f.GRPC.UID != nil, "grpc.uid"},

@@ -72,6 +72,7 @@ mirrors=["localhost:5000"]
 	want.Entitlements = []string{"network.host"}
 	want.Sandbox.MaxParallelism = 1
 	want.Network = Network{Mode: "host", CNIConfig: "/etc/buildkit/cni.json", CNIBinDir: "/opt/cni/bin", BridgeName: "buildkit0", BridgeSubnet: "10.10.0.0/16"}
+	want.CDI.SpecDirs = []string{"/tmp/cdi"}
 	want.DNS.Nameservers = []string{"10.11.0.1"}
 	want.Registries = map[string]Registry{"docker.io": {Mirrors: []string{"localhost:5000"}}}
 	want.CertsDirs = nil
@@ -80,7 +81,7 @@ mirrors=["localhost:5000"]
 	if !reflect.DeepEqual(c.Config, want) {
 		t.Errorf("\n got %+v\nwant %+v", c.Config, want)
 	}
-	if wantWarnings := []string{"setting otel.socketPath has no effect", "setting cdi has no effect", "setting provenanceEnvDir has no effect"}; !slices.Equal(c.Warnings, wantWarnings) {
+	if wantWarnings := []string{"setting otel.socketPath has no effect", "setting provenanceEnvDir has no effect"}; !slices.Equal(c.Warnings, wantWarnings) {
 		t.Errorf("warnings %q", c.Warnings)
 	}
 

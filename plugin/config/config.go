@@ -56,6 +56,7 @@ type Config struct {
 	Entitlements []string `toml:"entitlements"`
 
 	Sandbox Sandbox `toml:"sandbox"`
+	CDI     CDI     `toml:"cdi"`
 	Network Network `toml:"network"`
 	DNS     DNS     `toml:"dns"`
 
@@ -145,6 +146,16 @@ type IOLimit struct {
 	WriteOps   uint64 `toml:"writeOps"`
 }
 
+// CDI is about devices of the host that builds may ask for.
+type CDI struct {
+	Disabled bool `toml:"disabled"`
+	// SpecDirs are folders with descriptions of devices. They need not exist.
+	SpecDirs []string `toml:"specDirs"`
+	// AutoAllowed are names of devices, or of their kinds, that builds may use
+	// without asking.
+	AutoAllowed []string `toml:"autoAllowed"`
+}
+
 // Network is that of processes that ask for none in particular.
 type Network struct {
 	// Mode is auto, host, bridge or cni.
@@ -215,6 +226,7 @@ func Default(env Environment) Config {
 		NameImages:  true,
 		Containerd:  Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
 		Sandbox:     Sandbox{Rootless: env.UserNamespace},
+		CDI:         CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi", filepath.Join(p.config, "cdi")}},
 		Network:     Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},
 		Registries:  map[string]Registry{},
 		CertsDirs:   []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"},

@@ -39,6 +39,9 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "rootless", usage: "run in a user namespace without the rights of root", set: boolean(func(c *Config) *bool { return &c.Sandbox.Rootless })},
 	{flag: "host-pid", usage: "let the processes of builds see those of the daemon; only when rootless", set: boolean(func(c *Config) *bool { return &c.Sandbox.HostPID })},
 
+	{flag: "cdi-disabled", usage: "give builds no devices of the host", set: boolean(func(c *Config) *bool { return &c.CDI.Disabled })},
+	{flag: "cdi-spec-dir", usage: "`DIR` with CDI descriptions of devices (repeatable)", set: texts(func(c *Config) *[]string { return &c.CDI.SpecDirs })},
+
 	{flag: "network", usage: "network `MODE` of the processes of builds: auto, host, bridge or cni", set: text(func(c *Config) *string { return &c.Network.Mode })},
 	{flag: "cni-config", usage: "CNI network list `FILE` for network mode cni", set: text(func(c *Config) *string { return &c.Network.CNIConfig })},
 	{flag: "cni-bin-dir", usage: "`DIR` of CNI plugins", set: text(func(c *Config) *string { return &c.Network.CNIBinDir })},

@@ -114,7 +114,7 @@ func TestExampleHasAllDefaults(t *testing.T) {
 	}
 	got := mustParse(t, string(example), environment(), "kilnd").Config
 	want := Default(environment())
-	for _, list := range []*[]string{&want.Platforms, &want.Entitlements, &want.DNS.Nameservers, &want.DNS.Options, &want.DNS.SearchDomains, &want.Frontends.GatewayRepositories} {
+	for _, list := range []*[]string{&want.Platforms, &want.Entitlements, &want.CDI.AutoAllowed, &want.DNS.Nameservers, &want.DNS.Options, &want.DNS.SearchDomains, &want.Frontends.GatewayRepositories} {
 		*list = []string{}
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -36,8 +36,7 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 	if err := checkCacheExports(req.Cache.Exports); err != nil {
 		return nil, err
 	}
-	granted, err := s.grant(req.Entitlements)
-	if err != nil {
+	if err := s.checkEntitlements(req.Entitlements); err != nil {
 		return nil, err
 	}
 	o := &order{record: newRecord(req), request: builder.Request{
@@ -48,7 +47,7 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 		Attrs:        req.FrontendAttrs,
 		Inputs:       req.FrontendInputs,
 		Exporters:    targets(req),
-		Entitlements: granted,
+		Entitlements: req.Entitlements,
 	}}
 	if req.EnableSessionExporter {
 		all := target(req, len(req.Exporters), &controlapi.Exporter{})
@@ -119,14 +118,10 @@ func refuse(req *controlapi.SolveRequest) error {
 	return nil
 }
 
-// grant returns the names of the entitlements that are asked for, if all of
-// them are allowed.
-func (s *Server) grant(asked []string) ([]string, error) {
-	set, err := entitlements.WhiteList(convert[entitlements.Entitlement](asked), convert[entitlements.Entitlement](s.cfg.Entitlements))
-	if err != nil {
-		return nil, err
-	}
-	return convert[string](slices.Sorted(maps.Keys(set))), nil
+// checkEntitlements checks that all that is asked for is allowed.
+func (s *Server) checkEntitlements(asked []string) error {
+	_, err := entitlements.WhiteList(convert[entitlements.Entitlement](asked), convert[entitlements.Entitlement](s.cfg.Entitlements))
+	return err
 }
 
 func convert[To, From ~string](in []From) []To {

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/sandbox/device"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/solver/pb"
@@ -39,9 +40,18 @@ func (s *Server) ListWorkers(_ context.Context, req *controlapi.ListWorkersReque
 			Platforms:       pb.PlatformsFromSpec(w.Platforms),
 			GCPolicy:        policiesPB(w.Policies),
 			BuildkitVersion: s.cfg.Version.pb(),
+			CDIDevices:      devicesPB(w.Devices),
 		})
 	}
 	return resp, nil
+}
+
+func devicesPB(devices []device.Device) []*apitypes.CDIDevice {
+	var out []*apitypes.CDIDevice
+	for _, d := range devices {
+		out = append(out, &apitypes.CDIDevice{Name: d.Name, AutoAllow: d.AutoAllow, Annotations: d.Annotations})
+	}
+	return out
 }
 
 func workerFields(w builder.Worker) filters.Adaptor {

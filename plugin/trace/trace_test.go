@@ -161,7 +161,9 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	var next sink
 	r := New(t.Context(), &next)
-	nanos := func(n uint64) usage.Sample { return usage.Sample{Time: time.Unix(1, 0), CPU: &usage.CPU{UsageNanos: &n}} }
+	nanos := func(n uint64) usage.Sample {
+		return usage.Sample{Time: time.Unix(1, 0), CPU: &usage.CPU{UsageNanos: &n}}
+	}
 	for _, e := range []event.Event{
 		&event.Vertex{Digest: a, Name: "idle", Started: at(1), Completed: at(2)},
 		&event.Vertex{Digest: b, Name: "busy", Started: at(1)},
