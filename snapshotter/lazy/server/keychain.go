@@ -1,0 +1,136 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/reference"
+	"github.com/containerd/log"
+	"github.com/containerd/stargz-snapshotter/service/keychain/cri"
+	"github.com/containerd/stargz-snapshotter/service/keychain/dockerconfig"
+	"github.com/containerd/stargz-snapshotter/service/keychain/kubeconfig"
+	"github.com/containerd/stargz-snapshotter/service/resolver"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/kiln-build/kiln/snapshotter/lazy"
+)
+
+// keychain is the credentials that this machine has.
+type keychain struct {
+	ctx     context.Context // ends with the keychain
+	close   func()
+	cri     resolver.Credential // nil for none
+	docker  resolver.Credential // nil for none
+	kube    atomic.Pointer[resolver.Credential]
+	limited chan struct{} // slots for those who look something up
+}
+
+func newKeychain(s lazy.Settings) *keychain {
+	ctx, cancel := context.WithCancel(context.Background())
+	k := &keychain{ctx: ctx, close: cancel, limited: make(chan struct{}, 16)}
+	if s.DockerConfig {
+		k.docker = dockerconfig.NewDockerconfigKeychain(ctx)
+	}
+	if s.Kubeconfig != "" {
+		go func() { // it waits for the cluster
+			c := kubeconfig.NewKubeconfigKeychain(ctx, kubeconfig.WithKubeconfigPath(s.Kubeconfig))
+			k.kube.Store(&c)
+		}()
+	}
+	return k
+}
+
+// lookupTimeout bounds a look-up, which may run a program or wait for a lock.
+const lookupTimeout = 10 * time.Second
+
+// credentials looks for those of a host: first in what kubelets sent, then in
+// Docker's file, then in the cluster's secrets. None is no error.
+func (k *keychain) credentials(host string, ref reference.Spec) (user, secret string, _ error) {
+	all := []resolver.Credential{k.cri, k.docker}
+	if c := k.kube.Load(); c != nil {
+		all = append(all, *c)
+	}
+	ctx, cancel := context.WithTimeout(k.ctx, lookupTimeout)
+	defer cancel()
+	for _, find := range all {
+		if find == nil {
+			continue
+		}
+		user, secret, err := k.lookup(ctx, func() (string, string, error) { return find(host, ref) })
+		if err != nil {
+			log.G(ctx).WithError(err).Warnf("lazy layers: credentials for %s", host)
+			continue
+		}
+		if user != "" || secret != "" {
+			return user, secret, nil
+		}
+	}
+	return "", "", nil
+}
+
+func (k *keychain) lookup(ctx context.Context, find func() (string, string, error)) (user, secret string, err error) {
+	select {
+	case k.limited <- struct{}{}:
+	case <-ctx.Done():
+		return "", "", ctx.Err()
+	}
+	type found struct {
+		user, secret string
+		err          error
+	}
+	done := make(chan found, 1)
+	go func() {
+		defer func() { <-k.limited }()
+		user, secret, err := find()
+		done <- found{user, secret, err}
+	}()
+	select {
+	case f := <-done:
+		return f.user, f.secret, f.err
+	case <-ctx.Done():
+		return "", "", ctx.Err()
+	}
+}
+
+// criService passes on a kubelet's requests for images.
+type criService struct{ *grpc.Server }
+
+// serveCRI serves on the socket and remembers the credentials that pass by.
+func (k *keychain) serveCRI(c lazy.CRI) (*criService, error) {
+	if err := os.Remove(c.Socket); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", c.Socket)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(c.Socket, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	conn, err := grpc.NewClient("unix://"+c.Image, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("image service %s: %w", c.Image, err)
+	}
+	find, service := cri.NewCRIKeychain(k.ctx, func() (runtime.ImageServiceClient, error) {
+		return runtime.NewImageServiceClient(conn), nil
+	})
+	k.cri = find
+	s := &criService{grpc.NewServer()}
+	runtime.RegisterImageServiceServer(s, service)
+	go func() {
+		if err := s.Serve(l); err != nil {
+			log.G(k.ctx).WithError(err).Warn("lazy layers: image service for CRI")
+		}
+		conn.Close()
+	}()
+	return s, nil
+}
