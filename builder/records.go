@@ -40,7 +40,7 @@ func (r *records) Begin(ctx context.Context, id cache.ID) (context.Context, erro
 	sctx := r.store.Context(ctx)
 	r.leasing.RLock()
 	defer r.leasing.RUnlock()
-	opts := []leases.Opt{leases.WithID(lease), leases.WithLabels(map[string]string{labelOwner: r.owner})}
+	opts := []leases.Opt{leases.WithID(lease), leases.WithLabels(map[string]string{labelOwner: r.owner, store.LabelPrivate: "true"})}
 	_, err := r.store.Leases.Create(sctx, opts...)
 	if errdefs.IsAlreadyExists(err) {
 		// The record was lost, or what it needs; what is left of it goes.

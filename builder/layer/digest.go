@@ -36,7 +36,7 @@ func (s *Store) Changes(ctx context.Context, before, after *Layer, paths []strin
 
 func (s *Store) tree(l *Layer) *checksum.Tree {
 	return s.digests.get(l.name(), func() *checksum.Tree {
-		return checksum.NewLazy(func(ctx context.Context) (string, func(), error) { return s.Mount(ctx, l) })
+		return checksum.NewLazy(func(ctx context.Context) (string, func(), error) { return s.Files(ctx, l) })
 	})
 }
 

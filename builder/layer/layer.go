@@ -26,6 +26,8 @@ type Layer struct {
 	// blobs are added; "" for none.
 	Lease string
 
+	// dir, if not "", has all of the tree; for [Store.Files].
+	dir string
 	// source is the blob that the layer was unpacked from; nil for none.
 	source *Blob
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+
+	"github.com/kiln-build/kiln/builder/store"
 )
 
 // Workspace is a tree that is being written. It isn't safe for concurrent use,
@@ -37,7 +39,11 @@ type Meta struct {
 // belongs to the lease that ctx carries; end it with Commit or Discard.
 func (s *Store) NewWorkspace(ctx context.Context, parent *Layer) (*Workspace, error) {
 	key := "kiln-work-" + strings.ToLower(rand.Text())
-	t, err := s.prepare(ctx, key, parent, map[string]string{labelOwner: s.id})
+	labels := map[string]string{labelOwner: s.id}
+	if parent == nil {
+		labels[store.LabelPrivate] = "true"
+	}
+	t, err := s.prepare(ctx, key, parent, labels)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +151,7 @@ func (w *Workspace) Commit(ctx context.Context, meta Meta) (*Layer, error) {
 	l := &Layer{
 		Name: "kiln-" + strings.ToLower(rand.Text()), Parent: w.parent,
 		Created: meta.Created.UTC(), Description: meta.Description, Lease: w.lease,
+		dir: w.committedDir(),
 	}
 	if lease, ok := leases.FromContext(ctx); ok {
 		l.Lease = lease

@@ -194,7 +194,7 @@ func (r *fileRun) workspace(ctx context.Context, input int64) (*layer.Workspace,
 
 // change does what an action says to the workspace.
 func (r *fileRun) change(ctx context.Context, w *layer.Workspace, a *pb.FileAction) error {
-	dir, err := w.Dir(ctx)
+	dir, err := w.Files(ctx)
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (r *fileRun) read(ctx context.Context, input int64, f func(*fileop.Tree) er
 	if input >= 0 {
 		l = r.trees[input].layer
 	}
-	dir, release, err := r.layers.Mount(ctx, l)
+	dir, release, err := r.layers.Files(ctx, l)
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,12 @@ type Store struct {
 	Close func() error
 }
 
+// LabelPrivate, with any value, is for leases and for snapshots without a parent:
+// containerd need not know of them as long as only the engine uses them, which
+// spares most of their cost. A store may take no notice. Names of private
+// snapshots must be unique for ever.
+const LabelPrivate = "kiln.build/private"
+
 // HostInfo says which containerd a store belongs to.
 type HostInfo struct {
 	Address string // of the socket, without a scheme

@@ -4,7 +4,8 @@
 // global to the process and brings services that nobody here would call.
 //
 // Below the root lie meta.db (containerd's metadata schema), content, one
-// directory per snapshotter, and the mark that [Wipe] explains.
+// directory per snapshotter, what is private (see store/private), and the mark
+// that [Wipe] explains.
 //
 // The databases are written without fsync: a killed process loses nothing, a
 // machine that loses power may leave them torn. See [MarkClean].
@@ -25,6 +26,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/kiln-build/kiln/builder/store"
+	"github.com/kiln-build/kiln/builder/store/private"
 )
 
 // Config says where a store lies and how it keeps trees.
@@ -68,6 +70,12 @@ func Open(ctx context.Context, cfg Config) (*store.Store, error) {
 		return nil, err
 	}
 	st, err := open(ctx, cfg)
+	if err == nil {
+		var under = st
+		if st, err = private.Wrap(ctx, under, filepath.Join(cfg.Root, "private")); err != nil {
+			err = errors.Join(err, under.Close())
+		}
+	}
 	if err != nil {
 		unlock()
 		return nil, err

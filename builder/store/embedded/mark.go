@@ -22,7 +22,7 @@ func Wipe(root string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"meta.db", "content", markName} {
+	for _, name := range []string{"meta.db", "content", "private", markName} {
 		names = append(names, filepath.Join(root, name))
 	}
 	for _, name := range names {

@@ -44,12 +44,18 @@ func overhead(root string) (int64, error) {
 }
 
 // tree says whether a path is the directory in which a snapshotter of ours has
-// the files of a snapshot: snapshots-overlayfs/snapshots/ID/fs, or
-// snapshots-native/snapshots/ID.
+// the files of a snapshot: snapshots-overlayfs/snapshots/ID/fs,
+// snapshots-native/snapshots/ID or private/trees/ID.
 func tree(root, path string) bool {
 	rel, err := filepath.Rel(root, path)
 	parts := strings.Split(rel, string(filepath.Separator))
-	if err != nil || len(parts) < 3 || parts[1] != "snapshots" {
+	if err != nil || len(parts) < 3 {
+		return false
+	}
+	if parts[0] == "private" {
+		return parts[1] == "trees" && len(parts) == 3
+	}
+	if parts[1] != "snapshots" {
 		return false
 	}
 	switch parts[0] {
