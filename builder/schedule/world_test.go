@@ -214,6 +214,15 @@ func (w *world) unique(build string) string {
 	return fmt.Sprint(build, "/", w.inner)
 }
 
+// past gives what was begun since the last call.
+func (w *world) past() []cache.ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	past := w.history
+	w.history = nil
+	return past
+}
+
 // underway tells how many runs are under way.
 func (w *world) underway() int {
 	w.mu.Lock()
