@@ -55,7 +55,12 @@ c
 		{"a variable", replace("LANGUAGE=C", "LANGUAGE=D"), nil, "variable LANGUAGE was: C\n                       is: D"},
 		{"a command", replace("echo $WORD", "echo and $WORD"), nil, "command was: /bin/sh -c echo $WORD > /out\n             is: /bin/sh -c echo and $WORD > /out"},
 		{"a mount", replace("RUN echo", "RUN --mount=type=secret,id=s echo"), nil, "mount /run/secrets/s is new: "},
+		{"a secret", replace("id=s ", "id=other,target=/run/secrets/s "), nil, "mount /run/secrets/s was: "},
+		{"a secret variable", replace("target=/run/secrets/s ", "env=TOKEN "), nil, "secret variable TOKEN is new: other"},
+		{"an option", replace("RUN ", "RUN --network=none "), nil, "network is new: none"},
+		{"a user", replace("RUN ", "USER nobody\nRUN "), nil, "user is new: nobody"},
 		{"no cache", func() {}, []string{"--no-cache"}, "it was told to ignore the cache"},
+		{"no cache of one stage", func() {}, []string{"--no-cache-filter", "made"}, "it was told to ignore the cache"},
 	} {
 		c.change()
 		out := b.build(append([]string{"--explain", "--progress=plain", "--output", b.TempDir(), dir}, c.args...)...)
@@ -63,6 +68,38 @@ c
 			_, got, _ := strings.Cut(out.stderr, "why these steps ran:")
 			t.Errorf("%s: no %q in\n%s", c.what, c.want, got)
 		}
+	}
+	b.idle()
+}
+
+// TestExplainBase moves the tag of a base image, and finds the reason in the
+// history too.
+func TestExplainBase(t *testing.T) {
+	t.Parallel()
+	b := embedded(t)
+	base := b.files(`
+-- Dockerfile --
+FROM BASE
+ARG VERSION
+RUN echo $VERSION > /version
+`)
+	push := func(version string) {
+		b.build("--build-arg", "VERSION="+version, "--output", "type=image,push=true,name="+registry.Host+"/moving:latest", base)
+	}
+	dir := b.files(`
+-- Dockerfile --
+FROM REGISTRY/moving
+RUN cat /version > /copy
+`)
+	push("1")
+	b.build(dir)
+	push("2")
+	const why = "it stands on another result of [1/2] FROM "
+	if out := b.build("--explain", "--progress=plain", dir); !strings.Contains(out.stderr, why) {
+		t.Errorf("no %q in\n%s", why, out.stderr)
+	}
+	if out := b.kiln("history", "inspect"); !strings.Contains(out.stdout, why) {
+		t.Errorf("no %q in\n%s", why, out.stdout)
 	}
 	b.idle()
 }

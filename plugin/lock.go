@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +17,10 @@ import (
 // ends, however that happens.
 type lock struct{ file *os.File }
 
+// orphansEnd is how long a process may have the lock that a daemon which was killed
+// had just begun to start: it gives it up when it becomes another program.
+const orphansEnd = 5 * time.Second
+
 // takeLock locks a root, and leaves the id of this process in the file.
 func takeLock(root string) (*lock, error) {
 	name := filepath.Join(root, "kilnd.lock")
@@ -22,10 +28,14 @@ func takeLock(root string) (*lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock of root: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("root %s is in use by another daemon%s; stop that one or choose another --root", root, holder(f))
+			who := ""
+			if pid := holder(f); pid > 0 {
+				who = fmt.Sprintf(" (process %d)", pid)
+			}
+			return nil, fmt.Errorf("root %s is in use by another daemon%s; stop that one or choose another --root", root, who)
 		}
 		return nil, fmt.Errorf("locking %s: %w", name, err)
 	}
@@ -40,13 +50,29 @@ func takeLock(root string) (*lock, error) {
 	return &lock{f}, nil
 }
 
-// holder tells which process has the lock, as far as that is known.
-func holder(f io.Reader) string {
-	data, err := io.ReadAll(io.LimitReader(f, 32))
-	if pid := strings.TrimSpace(string(data)); err == nil && pid != "" {
-		return " (process " + pid + ")"
+// flock locks a file, or fails with EWOULDBLOCK: at once, if the process is there
+// that says that it has the lock.
+func flock(f *os.File) error {
+	for deadline := time.Now().Add(orphansEnd); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
+			return err
+		}
+		if pid := holder(f); pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return err
+		}
 	}
-	return ""
+}
+
+// holder is the process that has the lock, 0 if that is not known.
+func holder(f io.ReaderAt) int {
+	data := make([]byte, 32)
+	n, _ := f.ReadAt(data, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data[:n])))
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 func (l *lock) release() error { return l.file.Close() }

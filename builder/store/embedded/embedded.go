@@ -96,6 +96,9 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 			err = errors.Join(err, closeAll(closers))
 		}
 	}()
+	if err := dropProbes(cfg.Root); err != nil {
+		return nil, err
+	}
 	if err := dropSpoiled(cfg.Root); err != nil {
 		return nil, err
 	}

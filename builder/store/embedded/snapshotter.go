@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // openSnapshotter returns the snapshotter that cfg asks for, with its name.
@@ -43,6 +45,24 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 		return openNative(dir("native"))
 	}
 	return "", nil, fmt.Errorf("embedded store: no snapshotter %q: have overlayfs, native and auto", cfg.Snapshotter)
+}
+
+// dropProbes removes what a process left that was killed while overlayutils tried
+// out whether overlays can be mounted.
+func dropProbes(root string) error {
+	left, err := filepath.Glob(filepath.Join(root, "snapshots-*", "multiple-lowerdir-check*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if err := mount.UnmountAll(filepath.Join(dir, "merged"), unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("embedded store: %w", err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("embedded store: %w", err)
+		}
+	}
+	return nil
 }
 
 func openOverlay(dir string) (string, snapshots.Snapshotter, error) {
