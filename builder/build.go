@@ -26,7 +26,8 @@ import (
 const bridgeWait = 3 * time.Second
 
 // Build does what the request asks for and returns when it is done, exported
-// and cleaned up after. What happens meanwhile goes to sink.
+// and cleaned up after. What happens meanwhile goes to sink. With an error there
+// may be a response that has no more than an explanation.
 func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -45,10 +46,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		return []string{req.Session}
 	}
 	blobs := b.prepare(req.Exporters)
-	explain, err := b.explainer(req.Attrs)
-	if err != nil {
-		return nil, err
-	}
+	explain := b.explainer(req.Attrs)
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
 		ID: req.Ref + "/" + rand.Text(), Ops: ops{b: b, granted: granted, blobs: blobs}, Sessions: sessions, Sink: sink, Ran: explain.note,
 	})
@@ -71,7 +69,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	}
 	res, err := b.result(ctx, bridge, req)
 	if err != nil {
-		return nil, err
+		return &Response{Explanation: explain.text(ctx)}, err
 	}
 	more, err := b.sessionExporters(ctx, req, res)
 	if err != nil {
@@ -82,9 +80,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	if err != nil {
 		return nil, err
 	}
-	if err := explain.add(ctx, resp); err != nil {
-		return nil, err
-	}
+	explain.add(ctx, resp)
 	return resp, b.tellSession(ctx, req, resp)
 }
 

@@ -7,15 +7,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/layer/checksum"
 	"github.com/kiln-build/kiln/builder/schedule"
 )
 
-// explainAttr asks for an explanation, and is the key under which the response
-// has it, an [Explanation] as JSON.
-const explainAttr = "kiln.explain"
+// ExplainAttr asks for an explanation, with the files that have changed, and is the
+// key under which the exporters' response has it then, an [Explanation] as JSON.
+const ExplainAttr = "kiln.explain"
 
 // The limits of an explanation.
 const (
@@ -66,80 +67,97 @@ type ChangeExplanation struct {
 	More  int               `json:"more,omitempty"`
 }
 
-// explainer notes what a build runs. Nil explains nothing.
+// explainer notes what a build runs.
 type explainer struct {
 	records *records
 	layers  *layer.Store
-	before  []cache.Record // when the build began
+	began   time.Time
+	asked   bool // by the client; files are only compared then
 
-	mu  sync.Mutex
-	ran []schedule.Ran
+	mu   sync.Mutex
+	ran  []schedule.Ran
+	more int // that ran beside
 }
 
-func (b *Builder) explainer(attrs map[string]string) (*explainer, error) {
-	if attrs[explainAttr] != "1" {
-		return nil, nil
-	}
-	before, err := b.records.All()
-	if err != nil {
-		return nil, err
-	}
-	return &explainer{records: b.records, layers: b.layers, before: before}, nil
+func (b *Builder) explainer(attrs map[string]string) *explainer {
+	return &explainer{records: b.records, layers: b.layers, began: time.Now(), asked: attrs[ExplainAttr] == "1"}
 }
 
 // note takes the steps that ran, but for the directories of clients: those are
 // looked at in every build.
 func (e *explainer) note(r schedule.Ran) {
-	if e == nil || r.Record.Kind == cache.Local {
+	if r.Record.Kind == cache.Local {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(e.ran) == explainedSteps {
+		e.more++
+		return
+	}
 	e.ran = append(e.ran, r)
 }
 
-// add puts the explanation into the response. It is to be called before the
-// build ends, which keeps what is compared.
-func (e *explainer) add(ctx context.Context, resp *Response) error {
-	if e == nil {
-		return nil
+// add puts the explanation into the response.
+func (e *explainer) add(ctx context.Context, resp *Response) {
+	resp.Explanation = e.text(ctx)
+	if e.asked {
+		resp.Exporter[ExplainAttr] = resp.Explanation
 	}
-	dt, err := json.Marshal(e.explain(ctx))
-	if err != nil {
-		return err
-	}
-	resp.Exporter[explainAttr] = string(dt)
-	return nil
 }
 
-func (e *explainer) explain(ctx context.Context) Explanation {
+// text is the explanation, "" where it is not asked for and no step ran. It must be
+// made before the build ends, which keeps what is compared. A build doesn't fail
+// for it.
+func (e *explainer) text(ctx context.Context) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(e.ran) == 0 && !e.asked {
+		return ""
+	}
+	before, err := e.records.All()
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("why steps ran can't be explained")
+		return ""
+	}
+	before = slices.DeleteFunc(before, func(r cache.Record) bool { return !r.Created.Before(e.began) })
+	dt, err := json.Marshal(e.explain(ctx, before))
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("why steps ran can't be explained")
+	}
+	return string(dt)
+}
+
+func (e *explainer) explain(ctx context.Context, before []cache.Record) Explanation {
 	slices.SortStableFunc(e.ran, func(a, b schedule.Ran) int { return a.Record.Created.Compare(b.Record.Created) })
 	ran := map[cache.ID]bool{}
 	for _, r := range e.ran {
 		ran[r.Record.ID] = true
 	}
-	x := Explanation{Steps: []StepExplanation{}, More: max(0, len(e.ran)-explainedSteps)}
-	for _, r := range e.ran[:len(e.ran)-x.More] {
-		x.Steps = append(x.Steps, e.step(ctx, r, ran))
+	x := Explanation{Steps: []StepExplanation{}, More: e.more}
+	for _, r := range e.ran {
+		x.Steps = append(x.Steps, e.step(ctx, r, before, ran))
 	}
 	return x
 }
 
-func (e *explainer) step(ctx context.Context, r schedule.Ran, ran map[cache.ID]bool) StepExplanation {
+func (e *explainer) step(ctx context.Context, r schedule.Ran, before []cache.Record, ran map[cache.ID]bool) StepExplanation {
 	s := StepExplanation{Name: r.Step.Meta.Name, Vertex: r.Step.Digest.String(), Why: whyNew}
 	if r.Step.Meta.IgnoreCache {
 		s.Why = whyFresh
 		return s
 	}
-	old, found := cache.Nearest(r.Record, e.before)
+	if r.Lost {
+		s.Why = whyLost
+		return s
+	}
+	old, found := cache.Nearest(r.Record, before)
 	if !found {
 		return s
 	}
 	s.Since = &old.Created
 	changes := cache.Compare(r.Record, old)
-	if len(changes) == 0 || old.ID == r.Record.ID {
+	if len(changes) == 0 {
 		s.Why = whyLost
 		return s
 	}
@@ -161,7 +179,7 @@ func (e *explainer) change(ctx context.Context, r schedule.Ran, old cache.Record
 		c.Input = r.Step.Inputs[d.Input].Step.Meta.Name
 		c.Ran = ran[r.Record.Inputs[d.Input].Record]
 	}
-	if d.What == cache.ContentChanged {
+	if d.What == cache.ContentChanged && e.asked {
 		c.Files = e.files(ctx, old.Inputs[d.Input], r.Record.Inputs[d.Input], r.Key.Inputs[d.Input].Reads)
 		c.More = max(0, len(c.Files)-explainedFiles)
 		c.Files = c.Files[:len(c.Files)-c.More]

@@ -150,7 +150,7 @@ func (l *ledger) cost(ctx context.Context, r leases.Resource) (int64, error) {
 	if cost, ok := l.costs[r]; ok {
 		return cost, nil
 	}
-	cost := int64(0)
+	var cost int64
 	if r.Type == contentType {
 		size := l.content[digest.Digest(r.ID)].Size
 		cost = (size + l.block - 1) / l.block * l.block

@@ -37,4 +37,6 @@ type Response struct {
 	Descriptors map[int]ocispec.Descriptor
 	// Documents are the indexes, manifests and configs of those images.
 	Documents []assemble.Document
+	// Explanation says why steps ran, an [Explanation] as JSON; "" where none did.
+	Explanation string
 }

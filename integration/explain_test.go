@@ -58,7 +58,7 @@ c
 		{"a secret", replace("id=s ", "id=other,target=/run/secrets/s "), nil, "mount /run/secrets/s was: "},
 		{"a secret variable", replace("target=/run/secrets/s ", "env=TOKEN "), nil, "secret variable TOKEN is new: other"},
 		{"an option", replace("RUN ", "RUN --network=none "), nil, "network is new: none"},
-		{"a user", replace("RUN ", "USER nobody\nRUN "), nil, "user is new: nobody"},
+		{"a user", replace("RUN ", "USER root\nRUN "), nil, "user is new: root"},
 		{"no cache", func() {}, []string{"--no-cache"}, "it was told to ignore the cache"},
 		{"no cache of one stage", func() {}, []string{"--no-cache-filter", "made"}, "it was told to ignore the cache"},
 	} {
@@ -94,12 +94,48 @@ RUN cat /version > /copy
 	push("1")
 	b.build(dir)
 	push("2")
-	const why = "it stands on another result of [1/2] FROM "
-	if out := b.build("--explain", "--progress=plain", dir); !strings.Contains(out.stderr, why) {
-		t.Errorf("no %q in\n%s", why, out.stderr)
+	shown := b.build("--explain", "--progress=plain", dir).stderr
+	for _, shown := range []string{shown, b.kiln("history", "inspect").stdout} {
+		for _, want := range []string{"    image was: " + registry.Host + "/moving:latest@sha256:", "    it stands on [1/2] FROM " + registry.Host + "/moving:latest@sha256:"} {
+			if !strings.Contains(shown, want) {
+				t.Errorf("no %q in\n%s", want, shown)
+			}
+		}
 	}
-	if out := b.kiln("history", "inspect"); !strings.Contains(out.stdout, why) {
-		t.Errorf("no %q in\n%s", why, out.stdout)
+	b.idle()
+}
+
+// TestExplainUnasked: the history knows why steps ran also of builds that didn't ask,
+// and of those that failed.
+func TestExplainUnasked(t *testing.T) {
+	t.Parallel()
+	b := embedded(t)
+	const text = `
+-- Dockerfile --
+FROM BASE
+COPY file /
+RUN echo first
+RUN CODE=0; exit $CODE
+-- file --
+`
+	b.build(b.files(text))
+	fail := func(word string, args ...string) output {
+		dir := b.files(strings.NewReplacer("first", word, "CODE=0", "CODE=1", "-- file --\n", "-- file --\n"+word+"\n").Replace(text))
+		out := try(b.daemon.Client("kiln", append([]string{"build", dir}, args...)...))
+		b.fails(out)
+		return out
+	}
+	fail("second")
+	history := b.kiln("history", "inspect").stdout
+	for shown, want := range map[string][]string{
+		history:                           {"what it reads of [internal] load build context changed", "command was: /bin/sh -c echo first\n             is: /bin/sh -c echo second"},
+		fail("third", "--explain").stderr: {"modified /file", "             is: /bin/sh -c echo third"},
+	} {
+		for _, want := range want {
+			if !strings.Contains(shown, want) {
+				t.Errorf("no %q in\n%s", want, shown)
+			}
+		}
 	}
 	b.idle()
 }

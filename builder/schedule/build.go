@@ -34,6 +34,8 @@ type Ran struct {
 	Step   *graph.Step
 	Key    Key
 	Record cache.Record
+	// Lost: there was a record, and what it needs has vanished.
+	Lost bool
 }
 
 // Build is one user's work with the scheduler: it gives the results of any
@@ -234,7 +236,7 @@ func (b *Build) failed(s *graph.Step, err error) error {
 
 func (b *Build) ran(w work, made *cache.Record) {
 	if made != nil && b.cfg.Ran != nil {
-		b.cfg.Ran(Ran{w.step, w.key, *made})
+		b.cfg.Ran(Ran{w.step, w.key, *made, w.lost})
 	}
 }
 

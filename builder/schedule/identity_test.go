@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -143,6 +144,32 @@ func TestBound(t *testing.T) {
 	expect(t, "one with equal content", h.build(t, "3", nil, other), "same")
 	h.vanish("same")
 	expect(t, "that without its input", h.build(t, "4", nil, other))
+}
+
+// TestLost: a step whose record is there, but not what it needs, runs and says so.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	h := newHandmade()
+	source := h.add(modelStep{name: "source", source: 1}, false)
+	step := h.add(modelStep{name: "step"}, false, source)
+	for i, want := range []map[string]bool{{"source": false, "step": false}, {"source": true}} {
+		id := fmt.Sprint(i)
+		lost := map[string]bool{}
+		b := h.s.NewBuild(BuildConfig{
+			ID: id, Ops: modelOps{h.s, h.w, h.model, id}, Sink: event.Discard, Sessions: func() []string { return nil },
+			Ran: func(r Ran) { lost[r.Step.Meta.Name] = r.Lost },
+		})
+		for _, wanted := range []int{source, step} {
+			if _, err := b.Result(t.Context(), h.graph(wanted, 0, nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.Close()
+		if !maps.Equal(lost, want) {
+			t.Errorf("build %d ran %v, want %v", i, lost, want)
+		}
+		h.vanish("source")
+	}
 }
 
 // vanish removes what a source has made, and leaves its keys.

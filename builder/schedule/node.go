@@ -58,6 +58,7 @@ type node struct {
 	defKey    cache.Key
 	id        cache.ID
 	hit       bool // the cache has a record under id
+	lost      bool // it had, but the record's results have vanished
 	ran       bool
 	results   []Result
 

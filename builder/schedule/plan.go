@@ -317,7 +317,7 @@ func (p *plan) load(ctx context.Context, n *node) error {
 		if err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		n.hit = false
+		n.hit, n.lost = false, true
 	}
 	n.to(stateNeeded)
 	for _, in := range n.inputs {
@@ -333,7 +333,7 @@ func (p *plan) runStep(ctx context.Context, n *node) {
 	if n.countedByContent() {
 		keys = append(keys, cache.ContentKey(n.key.Digest, n.content))
 	}
-	w := work{id: n.id, step: n.step, op: n.op, key: n.key, keys: keys, inputs: n.inputResults(), content: n.content, parents: n.parents()}
+	w := work{id: n.id, step: n.step, op: n.op, key: n.key, keys: keys, inputs: n.inputResults(), content: n.content, parents: n.parents(), lost: n.lost}
 	p.job(n, func() (func() error, error) {
 		results, err := p.b.s.do(ctx, p.b, w)
 		if err == nil && len(results) != n.step.Outputs {

@@ -46,6 +46,7 @@ type work struct {
 	inputs  []Result
 	content []cache.Input // parallel to inputs
 	parents []cache.ID
+	lost    bool
 }
 
 // rescue makes an error of a panic; it is to be deferred.

@@ -2,13 +2,16 @@ package command
 
 import (
 	"context"
+	"errors"
 
+	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
 	"github.com/kiln-build/kiln/nerdctlext"
 	"github.com/kiln-build/kiln/nerdctlext/build"
 	"github.com/kiln-build/kiln/nerdctlext/perform"
+	"github.com/kiln-build/kiln/nerdctlext/report"
 )
 
 // buildFlags are all flags of a build.
@@ -103,6 +106,9 @@ func (f *buildFlags) run(ctx context.Context, conn *grpc.ClientConn, p *plan) er
 	}
 	result, err := job.Build(ctx)
 	if err != nil {
+		if f.show.explain && ctx.Err() == nil {
+			err = errors.Join(err, explainFailed(ctx, conn, p))
+		}
 		return err
 	}
 	if f.show.call.name != "" {
@@ -112,9 +118,19 @@ func (f *buildFlags) run(ctx context.Context, conn *grpc.ClientConn, p *plan) er
 		return err
 	}
 	if f.show.explain {
-		if err := explain(p.env.Stderr, result.Exported); err != nil {
+		if err := report.Explain(p.env.Stderr, result.Exported); err != nil {
 			return err
 		}
 	}
 	return f.show.announce(p, result)
+}
+
+// explainFailed prints why the steps ran of a build that failed, which only the
+// history knows.
+func explainFailed(ctx context.Context, conn *grpc.ClientConn, p *plan) error {
+	record, err := report.Record(ctx, controlapi.NewControlClient(conn), p.request.Ref)
+	if err != nil || record.GetExporterResponse()[report.ExplainOption] == "" {
+		return err
+	}
+	return report.Explain(p.env.Stderr, record.GetExporterResponse())
 }

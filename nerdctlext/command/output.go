@@ -44,7 +44,7 @@ func (o *outputFlags) apply(_ context.Context, p *plan) error {
 	if err := o.setAttrs(p.attrs); err != nil {
 		return err
 	}
-	outputs, err := o.read(p)
+	outputs, err := o.read()
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (o *outputFlags) apply(_ context.Context, p *plan) error {
 }
 
 // read returns the outputs that are asked for; without any, the image in containerd.
-func (o *outputFlags) read(p *plan) ([]build.Output, error) {
+func (o *outputFlags) read() ([]build.Output, error) {
 	if len(o.outputs) == 0 {
 		return []build.Output{{Type: "image", Attrs: map[string]string{}}}, nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiln-build/kiln/nerdctlext"
 	"github.com/kiln-build/kiln/nerdctlext/build"
+	"github.com/kiln-build/kiln/nerdctlext/report"
 )
 
 // showFlags say what is shown of a build and written down about it.
@@ -45,7 +46,7 @@ func (s *showFlags) apply(_ context.Context, p *plan) error {
 		s.callText = "check"
 	}
 	if s.explain {
-		p.request.Options[explainOption] = "1"
+		p.request.Options[report.ExplainOption] = "1"
 	}
 	var err error
 	if s.call, err = parseCall(s.callText); err != nil {

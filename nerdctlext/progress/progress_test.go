@@ -21,7 +21,8 @@ import (
 func steps(names ...string) *client.SolveStatus {
 	at := time.Now()
 	status := &client.SolveStatus{}
-	for _, name := range names {
+	for i, name := range names {
+		at := at.Add(time.Duration(i) * time.Millisecond) // they are shown in this order
 		plain, cached := strings.CutSuffix(name, "*")
 		status.Vertexes = append(status.Vertexes, &client.Vertex{
 			Digest: digest.FromString(plain), Name: plain, Started: &at, Completed: &at, Cached: cached,

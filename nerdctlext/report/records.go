@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -80,14 +81,20 @@ func Inspect(record *controlapi.BuildHistoryRecord, format *Template, out io.Wri
 			fmt.Fprintf(columns, "\t%s:\t%s\n", key, exporter.GetAttrs()[key])
 		}
 	}
-	pairs(columns, "Result", record.GetExporterResponse())
+	result := maps.Clone(record.GetExporterResponse())
+	delete(result, ExplainOption)
+	pairs(columns, "Result", result)
 	for _, attestation := range record.GetResult().GetAttestations() {
 		fmt.Fprintf(columns, "Attestation:\t%s\t%s\n", attestation.GetAnnotations()["in-toto.io/predicate-type"], attestation.GetDigest())
 	}
 	if record.GetPinned() {
 		pair("Pinned", "true")
 	}
-	return columns.Flush()
+	err := columns.Flush()
+	if record.GetExporterResponse()[ExplainOption] != "" {
+		err = errors.Join(err, Explain(out, record.GetExporterResponse()))
+	}
+	return err
 }
 
 func state(record *controlapi.BuildHistoryRecord) string {

@@ -46,6 +46,13 @@ func describe(rec *controlapi.BuildHistoryRecord, sum status.Summary, resp *buil
 		return
 	}
 	rec.ExporterResponse = resp.Exporter
+	if resp.Explanation != "" {
+		rec.ExporterResponse = maps.Clone(resp.Exporter)
+		if rec.ExporterResponse == nil {
+			rec.ExporterResponse = map[string]string{}
+		}
+		rec.ExporterResponse[builder.ExplainAttr] = resp.Explanation
+	}
 	if len(resp.Descriptors) == 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package command
+package report
 
 import (
 	"encoding/json"
@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// explainOption asks the daemon for an explanation, and is the name under which it
-// answers, in JSON.
-const explainOption = "kiln.explain"
+// ExplainOption asks the daemon for an explanation, and is the name under which it
+// answers, and keeps the answer in its history, in JSON.
+const ExplainOption = "kiln.explain"
 
 // explanation is the daemon's answer: why steps ran.
 type explanation struct {
@@ -41,9 +41,9 @@ type explainedFile struct {
 	Kind string `json:"kind"` // added, removed or modified
 }
 
-// explain prints why steps ran.
-func explain(out io.Writer, exported map[string]string) error {
-	text, ok := exported[explainOption]
+// Explain prints why steps ran, as the daemon says in what it has exported.
+func Explain(out io.Writer, exported map[string]string) error {
+	text, ok := exported[ExplainOption]
 	if !ok {
 		fmt.Fprintln(out, "warning: this daemon does not explain what it runs")
 		return nil
