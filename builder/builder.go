@@ -71,6 +71,7 @@ type Builder struct {
 	exec      *op.ExecConfig
 	guard     *guard // nil: there is no ceiling
 	fileSlots limit
+	admission *admission
 
 	pruning sync.Mutex // one prune at a time
 
@@ -86,7 +87,7 @@ type Builder struct {
 // closed after the builder.
 func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	b := &Builder{
-		cfg: cfg, fileSlots: make(limit, fileSteps),
+		cfg: cfg, fileSlots: make(limit, fileSteps), admission: newAdmission(),
 		builds: map[string]*frontend.Bridge{}, running: map[string]*schedule.Build{}, changed: make(chan struct{}),
 	}
 	var undo []func()
@@ -181,7 +182,7 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices))), nil
+		return o.b.admission.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices)))), nil
 	case s.Op.GetFile() != nil:
 		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
 	case s.Op.GetPassthrough() != nil:
