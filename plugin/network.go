@@ -29,14 +29,22 @@ func openNetwork(cfg config.Config) (*cni.Provider, error) {
 	return cni.Open(c)
 }
 
-// networkMode is the mode that is meant by auto: that of a CNI configuration
-// where there is one. A rootless daemon may not be able to use it.
+// networkMode is the mode that is meant: cni where there is a configuration of it, else
+// with auto a bridge where what that takes is installed, else host. A rootless daemon
+// may not be able to use either.
 func networkMode(cfg config.Config) string {
-	if cfg.Network.Mode != "auto" {
-		return cfg.Network.Mode
+	n := cfg.Network
+	if n.Mode != "auto" && n.Mode != "cni-or-host" {
+		return n.Mode
 	}
-	if _, err := os.Stat(cfg.Network.CNIConfig); err == nil && !cfg.Sandbox.Rootless {
+	if cfg.Sandbox.Rootless {
+		return "host"
+	}
+	if _, err := os.Stat(n.CNIConfig); err == nil {
 		return "cni"
+	}
+	if n.Mode == "auto" && cni.HasBridge(n.CNIBinDir) {
+		return "bridge"
 	}
 	return "host"
 }

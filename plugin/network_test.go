@@ -16,19 +16,31 @@ func TestNetworkMode(t *testing.T) {
 	if err := os.WriteFile(there, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	plugins := t.TempDir()
+	for _, name := range []string{"bridge", "host-local", "firewall"} {
+		if err := os.WriteFile(filepath.Join(plugins, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	none := t.TempDir()
 	for _, c := range []struct {
-		mode, file string
-		rootless   bool
-		want       string
+		mode, file, dir string
+		rootless        bool
+		want            string
 	}{
-		{"auto", there, false, "cni"},
-		{"auto", there, true, "host"},
-		{"auto", there + "x", false, "host"},
-		{"host", there, false, "host"},
-		{"bridge", there, false, "bridge"},
-		{"cni", there + "x", true, "cni"},
+		{"auto", there, none, false, "cni"},
+		{"auto", there, none, true, "host"},
+		{"auto", there + "x", none, false, "host"},
+		{"host", there, none, false, "host"},
+		{"bridge", there, none, false, "bridge"},
+		{"cni", there + "x", none, true, "cni"},
+		{"auto", there + "x", plugins, false, "bridge"},
+		{"auto", there, plugins, false, "cni"},
+		{"auto", there + "x", plugins, true, "host"},
+		{"cni-or-host", there + "x", plugins, false, "host"},
+		{"cni-or-host", there, plugins, false, "cni"},
 	} {
-		cfg := config.Config{Network: config.Network{Mode: c.mode, CNIConfig: c.file}, Sandbox: config.Sandbox{Rootless: c.rootless}}
+		cfg := config.Config{Network: config.Network{Mode: c.mode, CNIConfig: c.file, CNIBinDir: c.dir}, Sandbox: config.Sandbox{Rootless: c.rootless}}
 		if got := networkMode(cfg); got != c.want {
 			t.Errorf("%+v: got %s", c, got)
 		}

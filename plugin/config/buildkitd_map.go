@@ -36,8 +36,11 @@ func (f *bkFile) config(env Environment) (Config, error) {
 		Mode: w.NetworkMode, CNIConfig: w.CNIConfigPath, CNIBinDir: w.CNIBinaryPath,
 		PoolSize: w.CNIPoolSize, BridgeName: w.BridgeName, BridgeSubnet: w.BridgeSubnet,
 	}
-	if bridge, _ := strconv.ParseBool(env.get("BUILDKIT_NETWORK_BRIDGE_AUTO", "")); bridge && c.Network.Mode == "auto" {
-		c.Network.Mode = "bridge"
+	if c.Network.Mode == "auto" {
+		c.Network.Mode = "cni-or-host"
+		if bridge, _ := strconv.ParseBool(env.get("BUILDKIT_NETWORK_BRIDGE_AUTO", "")); bridge {
+			c.Network.Mode = "bridge"
+		}
 	}
 	c.GC = w.gc()
 	f.history(&c.History)

@@ -190,7 +190,7 @@ func TestBuildkitdRefusals(t *testing.T) {
 func TestBuildkitdBridgeByEnvironment(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ variable, flag, want string }{
-		{"1", "", "bridge"}, {"0", "", "auto"}, {"nonsense", "", "auto"}, {"true", "--oci-worker-net=host", "host"},
+		{"1", "", "bridge"}, {"0", "", "cni-or-host"}, {"nonsense", "", "cni-or-host"}, {"true", "--oci-worker-net=host", "host"},
 	} {
 		args := []string{"buildkitd", "--oci-worker=true"}
 		if c.flag != "" {

@@ -158,7 +158,8 @@ type CDI struct {
 
 // Network is that of processes that ask for none in particular.
 type Network struct {
-	// Mode is auto, host, bridge or cni.
+	// Mode is auto, host, bridge, cni, or cni-or-host: what auto is without the
+	// bridge.
 	Mode         string `toml:"mode"`
 	CNIConfig    string `toml:"cniConfig"`
 	CNIBinDir    string `toml:"cniBinDir"`

@@ -42,9 +42,11 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "cdi-disabled", usage: "give builds no devices of the host", set: boolean(func(c *Config) *bool { return &c.CDI.Disabled })},
 	{flag: "cdi-spec-dir", usage: "`DIR` with CDI descriptions of devices (repeatable)", set: texts(func(c *Config) *[]string { return &c.CDI.SpecDirs })},
 
-	{flag: "network", usage: "network `MODE` of the processes of builds: auto, host, bridge or cni", set: text(func(c *Config) *string { return &c.Network.Mode })},
+	{flag: "network", usage: "network `MODE` of the processes of builds: auto, host, bridge, cni or cni-or-host", set: text(func(c *Config) *string { return &c.Network.Mode })},
 	{flag: "cni-config", usage: "CNI network list `FILE` for network mode cni", set: text(func(c *Config) *string { return &c.Network.CNIConfig })},
 	{flag: "cni-bin-dir", usage: "`DIR` of CNI plugins", set: text(func(c *Config) *string { return &c.Network.CNIBinDir })},
+	{flag: "bridge-name", usage: "`NAME` of the bridge of network mode bridge", set: text(func(c *Config) *string { return &c.Network.BridgeName })},
+	{flag: "bridge-subnet", usage: "`ADDRESS/BITS` of that bridge's networks", set: text(func(c *Config) *string { return &c.Network.BridgeSubnet })},
 	{flag: "dns", usage: "`ADDRESS` of a name server for builds (repeatable)", set: texts(func(c *Config) *[]string { return &c.DNS.Nameservers })},
 	{flag: "certs-dir", usage: "`DIR` with hosts.toml or certificates of registries (repeatable)", set: texts(func(c *Config) *[]string { return &c.CertsDirs })},
 

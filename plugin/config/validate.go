@@ -19,7 +19,7 @@ func (c *Config) validate() error {
 		oneOf("backend", c.Backend, BackendAuto, BackendHost, BackendEmbedded),
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		oneOf("log.level", c.Log.Level, "fatal", "error", "warn", "info", "debug", "trace"),
-		oneOf("network.mode", c.Network.Mode, "auto", "host", "bridge", "cni"),
+		oneOf("network.mode", c.Network.Mode, "auto", "host", "bridge", "cni", "cni-or-host"),
 		atLeastZero("sandbox.maxParallelism", c.Sandbox.MaxParallelism),
 		atLeastZero("network.poolSize", c.Network.PoolSize),
 		atLeastZero("history.maxEntries", c.History.MaxEntries),

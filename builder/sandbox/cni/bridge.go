@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 )
@@ -15,6 +17,21 @@ import (
 // but processes on other bridges don't reach them.
 type Bridge struct {
 	Name, Subnet string
+}
+
+// bridgePlugins are those that a Bridge needs.
+var bridgePlugins = []string{"bridge", "host-local", "firewall"}
+
+// HasBridge tells whether this machine has what a Bridge takes: plugins in the
+// directory, and a program for the host's rules.
+func HasBridge(pluginDir string) bool {
+	for _, name := range bridgePlugins {
+		if _, err := os.Stat(filepath.Join(pluginDir, name)); err != nil {
+			return false
+		}
+	}
+	_, err := exec.LookPath("iptables")
+	return err == nil
 }
 
 func (p *Provider) bridgeFile() string { return filepath.Join(p.cfg.Dir, "bridge") }
@@ -59,8 +76,24 @@ func (p *Provider) removeBridge() error {
 				return fmt.Errorf("remove bridge %s: %w", name, err)
 			}
 		}
+		removeIsolation(string(name))
 		return os.Remove(p.bridgeFile())
 	})
+}
+
+// removeIsolation removes the rules that keep other bridges' processes from a bridge's.
+// The plugin that makes them, one of each kind for a bridge, never does. Where there
+// are none, or no program for them, nothing happens.
+func removeIsolation(bridge string) {
+	comment := []string{"-m", "comment", "--comment", "CNI firewall plugin rules (ingressPolicy: same-bridge)"}
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, rule := range [][]string{
+			{"CNI-ISOLATION-STAGE-1", "-i", bridge, "!", "-o", bridge, "-j", "CNI-ISOLATION-STAGE-2"},
+			{"CNI-ISOLATION-STAGE-2", "-o", bridge, "-j", "DROP"},
+		} {
+			exec.Command(program, slices.Concat([]string{"--wait", "--delete"}, rule, comment)...).Run() //nolint:errcheck // see above
+		}
+	}
 }
 
 // link finds a network interface of the host, nil if there is none.

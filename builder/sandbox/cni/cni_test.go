@@ -75,7 +75,8 @@ func wantNothingLeft(t *testing.T, cfg Config) {
 		t.Errorf("mounts:\n%s", mounts)
 	}
 	prefix := strings.TrimSuffix(cfg.Bridge.Subnet, ".0/24") + "."
-	if rules := shell(t, "iptables-save"); strings.Contains(rules, prefix) {
+	rules := shell(t, "iptables-save")
+	if strings.Contains(rules, prefix) || !hasBridge(t, cfg.Bridge.Name) && strings.Contains(rules, cfg.Bridge.Name+" ") {
 		t.Errorf("rules:\n%s", rules)
 	}
 	books, _ := filepath.Glob("/var/lib/cni/networks/" + cfg.Bridge.Name + "/" + prefix + "*")
