@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -13,17 +14,17 @@ import (
 	"github.com/kiln-build/kiln/plugin/config"
 )
 
-// openStore opens the backend that is configured.
-func openStore(ctx context.Context, cfg config.Config) (*store.Store, error) {
+// openStore opens the backend that is configured. sn may be nil.
+func openStore(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Store, error) {
 	switch cfg.Backend {
 	case config.BackendHost:
-		st, err := openHost(ctx, cfg)
+		st, err := waitForHost(ctx, cfg, sn)
 		if err != nil {
 			return nil, fmt.Errorf("%w; start containerd, set containerd.address, or use backend embedded", err)
 		}
 		return st, nil
 	case config.BackendAuto:
-		st, err := openHost(ctx, cfg)
+		st, err := openHost(ctx, cfg, sn)
 		if err == nil {
 			return st, nil
 		}
@@ -57,10 +58,39 @@ func openEmbedded(ctx context.Context, cfg config.Config) (*store.Store, error) 
 	return st, nil
 }
 
-func openHost(ctx context.Context, cfg config.Config) (*store.Store, error) {
-	return host.Open(ctx, host.Config{
+// retryTime is how often a containerd is looked for that was started after us.
+const retryTime = 200 * time.Millisecond
+
+// waitForHost opens the host's containerd. A plugin of containerd's, which we
+// are with snapshots to serve, may be started before it, and waits.
+func waitForHost(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Store, error) {
+	st, err := openHost(ctx, cfg, sn)
+	if sn == nil || !errdefs.IsUnavailable(err) {
+		return st, err
+	}
+	log.G(ctx).Infof("waiting for containerd on %s", cfg.Containerd.Address)
+	for errdefs.IsUnavailable(err) {
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(retryTime):
+		}
+		st, err = openHost(ctx, cfg, sn)
+	}
+	return st, err
+}
+
+func openHost(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Store, error) {
+	st, err := host.Open(ctx, host.Config{
 		Address:     cfg.Containerd.Address,
 		Namespace:   cfg.Containerd.Namespace,
 		Snapshotter: cfg.Snapshotter,
 	})
+	if err != nil || sn == nil {
+		return st, err
+	}
+	st.Offer = func(name, target string) (map[string]string, func(), error) {
+		return sn.Offer(st.Namespace, name, target)
+	}
+	return st, nil
 }

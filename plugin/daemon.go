@@ -33,6 +33,7 @@ func init() {
 type Daemon struct {
 	cfg       config.Config
 	lock      *lock
+	snapshots *snapshots // nil: not served
 	store     *store.Store
 	network   *cni.Provider // nil: the host's
 	builder   *builder.Builder
@@ -59,7 +60,10 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.lock, err = takeLock(cfg.Root); err != nil {
 		return nil, err
 	}
-	if d.store, err = openStore(ctx, cfg); err != nil {
+	if d.snapshots, err = openSnapshots(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if d.store, err = openStore(ctx, cfg, d.snapshots); err != nil {
 		return nil, err
 	}
 	if d.network, err = openNetwork(cfg); err != nil {
@@ -119,6 +123,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
+	}
+	if d.snapshots != nil {
+		errs = append(errs, d.snapshots.close())
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.release())

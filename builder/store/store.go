@@ -40,6 +40,14 @@ type Store struct {
 	// trees of snapshots: databases and directories. nil where Root is "".
 	Overhead func() (int64, error)
 
+	// Offer, where it isn't nil, lets a committed snapshot get the chain ID of
+	// the layer that it is as another name, without a copy: Prepare with the
+	// labels, and with the parent's chain ID, then fails with
+	// errdefs.ErrAlreadyExists. If it doesn't fail, this wasn't possible. It
+	// fails with errdefs.ErrNotFound where the snapshotter isn't kiln's own.
+	// withdraw must be called after Prepare.
+	Offer func(name, chainID string) (labels map[string]string, withdraw func(), err error)
+
 	// Collect removes everything that nothing refers to and returns when it is
 	// gone. Use [Store.GC].
 	Collect func(ctx context.Context) error

@@ -48,6 +48,7 @@ type Config struct {
 	// containerd. In the host's they always do.
 	NameImages bool       `toml:"nameImages"`
 	Containerd Containerd `toml:"containerd"`
+	Snapshots  Snapshots  `toml:"snapshots"`
 
 	// Labels are added to the worker's, Platforms replace those found.
 	Labels    map[string]string `toml:"labels"`
@@ -97,6 +98,15 @@ type Containerd struct {
 	// Address is the path of its socket.
 	Address   string `toml:"address"`
 	Namespace string `toml:"namespace"`
+}
+
+// Snapshots is kiln's own snapshotter, a plugin of the host's containerd.
+type Snapshots struct {
+	Enabled bool `toml:"enabled"`
+	// Address is the path of the socket that it is served on.
+	Address string `toml:"address"`
+	// Root is a folder of its own; "" is one in the daemon's.
+	Root string `toml:"root"`
 }
 
 // Sandbox is about the processes of builds.
@@ -226,6 +236,7 @@ func Default(env Environment) Config {
 		Backend:     BackendAuto,
 		NameImages:  true,
 		Containerd:  Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
+		Snapshots:   Snapshots{Address: filepath.Join(p.run, "snapshotter.sock")},
 		Sandbox:     Sandbox{Rootless: env.UserNamespace},
 		CDI:         CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi", filepath.Join(p.config, "cdi")}},
 		Network:     Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},

@@ -27,6 +27,9 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "name-images", usage: "keep the names of built images where the containerd is embedded (default true)", set: boolean(func(c *Config) *bool { return &c.NameImages })},
 	{flag: "containerd-address", usage: "`PATH` of containerd's socket", set: text(func(c *Config) *string { return &c.Containerd.Address })},
 	{flag: "containerd-namespace", usage: "containerd namespace (`NAME`) for images and layers", set: text(func(c *Config) *string { return &c.Containerd.Namespace })},
+	{flag: "snapshots", usage: "serve kiln's own snapshotter to the host's containerd", set: boolean(func(c *Config) *bool { return &c.Snapshots.Enabled })},
+	{flag: "snapshots-address", usage: "`PATH` of the socket that the snapshotter is served on", set: text(func(c *Config) *string { return &c.Snapshots.Address })},
+	{flag: "snapshots-root", usage: "keep the snapshotter's layers in this `DIR`", set: text(func(c *Config) *string { return &c.Snapshots.Root })},
 
 	{flag: "label", usage: "label of the worker, `KEY=VALUE` (repeatable)", set: listedPairs(func(c *Config) *map[string]string { return &c.Labels })},
 	{flag: "platform", usage: "`PLATFORM` to offer instead of those found (repeatable)", set: texts(func(c *Config) *[]string { return &c.Platforms })},

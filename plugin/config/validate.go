@@ -24,6 +24,7 @@ func (c *Config) validate() error {
 		atLeastZero("network.poolSize", c.Network.PoolSize),
 		atLeastZero("history.maxEntries", c.History.MaxEntries),
 		c.TLS.validate(),
+		c.Snapshots.validate(),
 		c.Sandbox.Limits.validate(),
 	}
 	if c.Root == "" {
@@ -73,6 +74,16 @@ func (l Limits) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s Snapshots) validate() error {
+	if s.Enabled && !filepath.IsAbs(s.Address) {
+		return fmt.Errorf("snapshots.address: %q is not the absolute path of a socket", s.Address)
+	}
+	if s.Root != "" && !filepath.IsAbs(s.Root) {
+		return fmt.Errorf("snapshots.root: %q is not an absolute path", s.Root)
+	}
+	return nil
 }
 
 func (t TLS) validate() error {
