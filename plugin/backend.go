@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -88,6 +89,9 @@ func openHost(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Sto
 	})
 	if err != nil || sn == nil {
 		return st, err
+	}
+	if err := sn.reached(ctx, st); err != nil {
+		return nil, errors.Join(err, st.Close())
 	}
 	st.Offer = func(name, target string) (map[string]string, func(), error) {
 		return sn.Offer(st.Namespace, name, target)

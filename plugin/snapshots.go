@@ -2,11 +2,15 @@ package plugin
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/config"
 	"github.com/kiln-build/kiln/snapshotter"
 	"google.golang.org/grpc"
@@ -41,6 +45,33 @@ func openSnapshots(ctx context.Context, cfg config.Config) (*snapshots, error) {
 	go func() { s.ended <- s.server.Serve(l) }()
 	log.G(ctx).Infof("serving snapshots on %s", describe(l))
 	return s, nil
+}
+
+// reachTime is how long containerd may take to notice that the snapshotter is
+// there again; it tries every 3 seconds at least.
+const reachTime = 20 * time.Second
+
+// reached returns once containerd reaches the snapshotter that the store uses.
+// After a restart of ours it may not do so yet, and calls would fail.
+func (s *snapshots) reached(ctx context.Context, st *store.Store) error {
+	ctx, cancel := context.WithTimeout(st.Context(ctx), reachTime)
+	defer cancel()
+	key := "kiln-probe-" + rand.Text()
+	for {
+		_, err := st.Snapshots.View(ctx, key, "")
+		if err == nil {
+			return st.Snapshots.Remove(ctx, key)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryTime):
+			if errdefs.IsUnavailable(err) {
+				continue
+			}
+		}
+		// Not that containerd were unavailable, which would be waited for.
+		return fmt.Errorf("containerd on %s can't use snapshotter %s, look at [proxy_plugins] in its configuration: %s: %w", st.Host.Address, st.Snapshotter, err.Error(), errdefs.ErrFailedPrecondition)
+	}
 }
 
 // close ends the calls under way and closes the snapshotter.

@@ -79,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 	}
 	defer func() {
 		if err != nil {
-			s.closeAll()
+			err = errors.Join(err, s.closeAll())
 		}
 	}()
 	d.removal.start(ctx, s.removeAll)

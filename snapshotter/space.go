@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // A space's database has two buckets, of JSON:
@@ -96,7 +97,7 @@ func (sp *space) put(e *entry) error {
 
 func (sp *space) update(fn func(tx *bolt.Tx) error) error {
 	if err := sp.db.Update(fn); err != nil {
-		if errors.Is(err, bolt.ErrDatabaseNotOpen) {
+		if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 			err = errdefs.ErrUnavailable
 		}
 		return fmt.Errorf("write %s: %w", sp.db.Path(), err)

@@ -43,5 +43,7 @@ func linkedLabel(dir, name string) (string, error) {
 		}
 		return nil
 	})
-	return fmt.Sprintf("%d %s", bytes, name), err
+	return linkedText(bytes, name), err
 }
+
+func linkedText(bytes int64, name string) string { return fmt.Sprintf("%d %s", bytes, name) }

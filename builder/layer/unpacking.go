@@ -55,9 +55,14 @@ func (u *unpacking) layer(ctx context.Context, i int) error {
 	key := fmt.Sprintf(snapshots.UnpackKeyFormat, "kiln-"+strings.ToLower(rand.Text()), name)
 	owned := maps.Clone(labels)
 	owned[labelOwner] = s.id
+	offered, withdraw := u.offer(ctx, i, owned)
+	defer withdraw()
 	mounts, err := s.store.Snapshots.Prepare(ctx, key, parent, snapshots.WithLabels(owned))
-	if errdefs.IsAlreadyExists(err) {
-		return nil // a lazy snapshotter has the layer, or somebody was faster
+	if errdefs.IsAlreadyExists(err) { // an alias, a lazy snapshotter has the layer, or somebody was faster
+		if offered {
+			u.progress.Begin("sharing layer " + u.img.Layers[i].Digest.String()).Done()
+		}
+		return nil
 	}
 	if err != nil {
 		return err
@@ -78,6 +83,22 @@ func (u *unpacking) layer(ctx context.Context, i int) error {
 	return err
 }
 
+// offer lets the snapshotter give the snapshot that layer i was made of the
+// layer's name, if it is kiln's own. It adds to the labels that are for Prepare.
+func (u *unpacking) offer(ctx context.Context, i int, prepare map[string]string) (offered bool, withdraw func()) {
+	if len(u.tree) == 0 || u.s.store.Offer == nil {
+		return false, func() {}
+	}
+	more, withdraw, err := u.s.store.Offer(u.tree[i].Name, u.chain[i].String())
+	if err != nil {
+		log.G(ctx).WithError(err).Debugf("layer %s can't be shared", u.img.Layers[i].Digest)
+		return false, func() {}
+	}
+	maps.Copy(prepare, more)
+	prepare[labelLinked] = linkedText(0, u.tree[i].Name) // the snapshotter counts its bytes once
+	return true, withdraw
+}
+
 // fill makes the files of layer i on a new snapshot's mounts. It adds to the
 // labels that the snapshot will have.
 func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount, labels map[string]string) error {
@@ -85,6 +106,7 @@ func (u *unpacking) fill(ctx context.Context, i int, mounts []mount.Mount, label
 		linked, err := u.s.linkTree(ctx, u.tree[i], mounts)
 		if err == nil {
 			labels[labelLinked] = linked
+			u.progress.Begin("linking layer " + u.img.Layers[i].Digest.String()).Done()
 		}
 		if err == nil || ctx.Err() != nil {
 			return err

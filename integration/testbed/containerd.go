@@ -14,24 +14,31 @@ import (
 type Containerd struct {
 	*Server
 	Socket string // path
+	Root   string
 	config string // path
 }
 
 // StartContainerd starts containerd without what serves Kubernetes.
 func StartContainerd(t testing.TB) *Containerd {
 	t.Helper()
-	dir := Dir(t)
-	c := &Containerd{Socket: filepath.Join(dir, "containerd.sock")}
+	return StartContainerdIn(t, Dir(t), `disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]`)
+}
+
+// StartContainerdIn starts containerd in a folder, with more lines of its
+// configuration, of which the first ones may be without a section.
+func StartContainerdIn(t testing.TB, dir, more string) *Containerd {
+	t.Helper()
+	c := &Containerd{Socket: filepath.Join(dir, "containerd.sock"), Root: filepath.Join(dir, "root")}
 	c.config = filepath.Join(dir, "config.toml")
 	text := fmt.Sprintf(`version = 3
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
+%s
 [grpc]
 address = %q
 [debug]
 level = "warn"
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.Socket)
+`, c.Root, filepath.Join(dir, "state"), more, c.Socket)
 	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func StartDaemonIn(t testing.TB, dir string, args ...string) *Daemon {
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
 	var err error
-	d.Server, err = serve(exec.Command(d.Program, d.Args...), filepath.Join(d.Dir, "kilnd.log"), func() error { return answers(d.Addr) })
+	d.Server, err = serve(exec.Command(d.Program, d.Args...), filepath.Join(d.Dir, "kilnd.log"), func() error { return Answers(d.Addr) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +52,8 @@ func (d *Daemon) Client(program string, args ...string) *exec.Cmd {
 	return exec.Command(program, append([]string{"--addr", d.Addr}, args...)...)
 }
 
-// answers connects to a unix:// address.
-func answers(addr string) error {
+// Answers connects to a unix:// address.
+func Answers(addr string) error {
 	conn, err := net.Dial("unix", strings.TrimPrefix(addr, "unix://"))
 	if err != nil {
 		return err
