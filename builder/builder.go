@@ -144,7 +144,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 	})
 	b.exporters = export.New(export.Config{
 		Layers: b.layers, Store: b.cfg.Store, Images: b.cfg.Images, Sessions: b.cfg.Sessions,
-		Registry: pushRegistry{b.cfg.Registries},
+		Registry: pushRegistry{b.cfg.Registries}, Labels: map[string]string{labelOwner: b.id},
 	})
 	return err
 }

@@ -202,15 +202,15 @@ func (r *records) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// dropMounts removes leases for mounts of layer stores that are no more: there is
-// only one in a containerd of our own, but it may have lost its id.
+// dropMounts removes leases of layer stores that are no more: there is only one
+// in a containerd of our own, but it may have lost its id.
 func (r *records) dropMounts(ctx context.Context) error {
-	found, err := r.store.Leases.List(ctx, fmt.Sprintf("labels.%q", layer.LabelMounts))
+	found, err := r.store.Leases.List(ctx, fmt.Sprintf("labels.%q", layer.LabelStore))
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for _, l := range found {
-		if l.Labels[layer.LabelMounts] == r.layers.ID() {
+		if l.Labels[layer.LabelStore] == r.layers.ID() {
 			continue
 		}
 		if err := r.store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {

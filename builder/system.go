@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/export"
+	"github.com/kiln-build/kiln/builder/layer"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,6 +90,10 @@ func (b *Builder) purpose(l leases.Lease) string {
 		return "made by a step that runs"
 	case strings.HasPrefix(l.ID, "kiln-mounts-"):
 		return "mounted"
+	case l.Labels[export.LabelExport] != "":
+		return "being exported"
+	case l.Labels[layer.LabelStore] != "":
+		return "a blob that is being made"
 	}
 	return fmt.Sprintf("kept by lease %s", l.ID)
 }

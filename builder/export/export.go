@@ -30,6 +30,9 @@ type Config struct {
 	Images   images.Store
 	Sessions *session.Manager
 	Registry Registry
+	// Labels are on the leases for what is being exported, by which one who starts
+	// after a crash knows what is left.
+	Labels map[string]string
 }
 
 // Registry reaches registries on behalf of sessions.

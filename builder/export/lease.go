@@ -10,6 +10,9 @@ import (
 	"github.com/containerd/log"
 )
 
+// LabelExport is on the leases for what is being exported.
+const LabelExport = "kiln.build/export"
+
 const (
 	// leaseLife is how long the content of an export is kept if the process
 	// doesn't live to release it.
@@ -23,7 +26,7 @@ const (
 func (e *Exporters) lease(ctx context.Context) (_ context.Context, release func(), err error) {
 	ctx = e.cfg.Store.Context(ctx)
 	l, err := e.cfg.Store.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseLife),
-		leases.WithLabel("kiln.build/export", "true"))
+		leases.WithLabels(e.cfg.Labels), leases.WithLabel(LabelExport, "true"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("lease for the export: %w", err)
 	}

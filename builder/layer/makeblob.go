@@ -32,7 +32,7 @@ type tarFunc func(ctx context.Context, w io.Writer) error
 // that the layer came from, nil for none: as long as it is there it is what is
 // compressed, because only that surely gives its diff ID again.
 func (s *Store) makeBlob(ctx context.Context, l *Layer, r recipe, source *Blob) (_ Blob, err error) {
-	lease, err := s.store.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(blobLease))
+	lease, err := s.store.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(blobLease), leases.WithLabel(LabelStore, s.id))
 	if err != nil {
 		return Blob{}, fmt.Errorf("lease for a blob: %w", err)
 	}

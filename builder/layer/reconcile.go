@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -14,7 +13,7 @@ import (
 )
 
 // reconcile removes what an earlier process that used the root left: its
-// mounts, the views these stood on, and workspaces that nobody can finish now.
+// mounts, the views these stood on, blobs that it was making, and workspaces that nobody can finish now.
 func (s *Store) reconcile(ctx context.Context) error {
 	dir := filepath.Join(s.root, "mounts")
 	if err := mount.UnmountRecursive(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -29,8 +28,14 @@ func (s *Store) reconcile(ctx context.Context) error {
 			return fmt.Errorf("layer store: remove what is left: %w", err)
 		}
 	}
-	if err := s.store.Leases.Delete(ctx, leases.Lease{ID: s.lease}); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("layer store: lease for mounts: %w", err)
+	held, err := s.store.Leases.List(ctx, fmt.Sprintf("labels.%q==%q", LabelStore, s.id))
+	if err != nil {
+		return fmt.Errorf("layer store: look for leases: %w", err)
+	}
+	for _, l := range held {
+		if err := s.store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("layer store: lease %s that is left: %w", l.ID, err)
+		}
 	}
 	var stale []string
 	err = s.store.Snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/event"
 )
 
@@ -27,6 +29,10 @@ func TestReconcile(t *testing.T) {
 			base := build(t, ctx, killed, nil, func(dir string) { write(t, dir+"/a", "1") })
 			top := build(t, ctx, killed, base, func(dir string) { write(t, dir+"/b", "1") })
 			if _, _, err := killed.Mount(ctx, top); err != nil {
+				t.Fatal(err)
+			}
+			making, err := st.Leases.Create(ctx, leases.WithRandomID(), leases.WithLabel(LabelStore, killed.ID()))
+			if err != nil {
 				t.Fatal(err)
 			}
 			work, err := killed.NewWorkspace(ctx, top)
@@ -54,6 +60,9 @@ func TestReconcile(t *testing.T) {
 			}
 			if left, err := os.ReadDir(root + "/layers/mounts"); err != nil || len(left) > 0 {
 				t.Errorf("left: %v, %v", left, err)
+			}
+			if _, err := st.Leases.ListResources(ctx, making); !errdefs.IsNotFound(err) {
+				t.Errorf("the lease for a blob that was being made: %v", err)
 			}
 			got := snapshotNames(t, ctx, s)
 			if len(got) != 3 || !got[base.Name] || !got[top.Name] || !got[kept.tree.key] {

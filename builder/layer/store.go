@@ -26,8 +26,9 @@ const (
 	labelLease       = "kiln.build/lease"       // that the layer was made under
 )
 
-// LabelMounts is on the lease for a store's mounts, with the store's ID.
-const LabelMounts = "kiln.build/mounts"
+// LabelStore is on the leases for what a store has mounted and for what it is
+// making, with the store's ID. Those of an earlier process are removed at start.
+const LabelStore = "kiln.build/mounts"
 
 // maxDescription keeps a label below containerd's limit of 4096 bytes.
 const maxDescription = 2048
@@ -90,7 +91,7 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	if err := s.reconcile(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := st.Leases.Create(ctx, leases.WithID(s.lease), leases.WithLabel(LabelMounts, id)); err != nil {
+	if _, err := st.Leases.Create(ctx, leases.WithID(s.lease), leases.WithLabel(LabelStore, id)); err != nil {
 		return nil, fmt.Errorf("layer store: lease for mounts: %w", err)
 	}
 	return s, nil
