@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/log"
@@ -15,7 +16,8 @@ const (
 	collectEvery = time.Minute
 )
 
-// collector collects garbage in the background when it is triggered.
+// collector collects garbage in the background when it is triggered: on disk, and
+// then in memory.
 type collector struct {
 	wanted chan struct{} // holds one element
 	cancel context.CancelFunc
@@ -31,6 +33,7 @@ func newCollector(collect func(context.Context) error) *collector {
 			if err := collect(ctx); err != nil && ctx.Err() == nil {
 				log.G(ctx).WithError(err).Warn("garbage collection failed")
 			}
+			debug.FreeOSMemory() // what builds needed, others may
 			sleep(ctx, collectEvery)
 		}
 	}()
