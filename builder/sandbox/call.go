@@ -12,12 +12,42 @@ import (
 	"strings"
 )
 
+// external is the engine that calls an OCI runtime's binary.
+type external struct {
+	c      *Runc
+	binary string
+}
+
+// run implements engine.
+func (x *external) run(ctx context.Context, r *run, io IO, started func()) error {
+	if err := writeJSON(filepath.Join(r.bundle, "config.json"), r.spec); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return x.call(ctx, x.command(r), io, started)
+}
+
+// exec implements engine.
+func (x *external) exec(ctx context.Context, r *run, p execution, io IO, started func()) error {
+	cmd := command{
+		name:     p.Args[0],
+		logFile:  filepath.Join(p.dir, "log.json"),
+		pidFile:  filepath.Join(p.dir, "pid"),
+		terminal: p.Terminal,
+		reach:    processGroup,
+	}
+	file := filepath.Join(p.dir, "process.json")
+	if err := writeJSON(file, p.Process); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	cmd.args = append(x.global(cmd.logFile), "exec", "--process", file, "--pid-file", cmd.pidFile, r.ID)
+	return x.call(ctx, cmd, io, started)
+}
+
 // command is a call of the runtime that stays in the foreground with one process.
 // The files are the bundle's.
 type command struct {
 	name     string // the process' command, for messages
 	args     []string
-	binary   string
 	logFile  string
 	pidFile  string
 	terminal bool
@@ -25,8 +55,8 @@ type command struct {
 }
 
 // global are the runtime's options that stand before its command.
-func (c *Runc) global(logFile string) []string {
-	return []string{"--root", c.runtimeDir(), "--log", logFile, "--log-format", "json"}
+func (x *external) global(logFile string) []string {
+	return []string{"--root", x.c.runtimeDir(), "--log", logFile, "--log-format", "json"}
 }
 
 // kept tells whether the runtime is to keep the container, for its cgroup is looked at
@@ -34,20 +64,19 @@ func (c *Runc) global(logFile string) []string {
 func (r *run) kept() bool { return r.Resources.Memory != 0 || r.Observe != nil }
 
 // command runs r.
-func (r *run) command(c *Runc) command {
+func (x *external) command(r *run) command {
 	cmd := command{
 		name:     r.Args[0],
-		binary:   c.binary,
 		logFile:  filepath.Join(r.bundle, "log.json"),
 		pidFile:  filepath.Join(r.bundle, "pid"),
 		terminal: r.Terminal,
 		reach:    wholeNamespace,
 	}
-	cmd.args = append(c.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
-	if c.cfg.HostPID {
+	cmd.args = append(x.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
+	if x.c.cfg.HostPID {
 		cmd.reach = processGroup
 	}
-	if c.cfg.NoPivot {
+	if x.c.cfg.NoPivot {
 		cmd.args = append(cmd.args, "--no-pivot")
 	}
 	if r.kept() {
@@ -62,12 +91,12 @@ func (r *run) command(c *Runc) command {
 var runtimeEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 // call runs the command to its end.
-func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) error {
+func (x *external) call(ctx context.Context, cmd command, io IO, started func()) error {
 	streams, err := openStreams(io, cmd.terminal)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	process := exec.Command(cmd.binary, cmd.args...)
+	process := exec.Command(x.binary, cmd.args...)
 	process.Env = runtimeEnv
 	process.Stdin, process.Stdout, process.Stderr = streams.stdin, streams.stdout, streams.stderr
 	process.SysProcAttr = ownProcessGroup
@@ -76,7 +105,7 @@ func (c *Runc) call(ctx context.Context, cmd command, io IO, started func()) err
 		return fmt.Errorf("run OCI runtime: %w", err)
 	}
 	streams.started()
-	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io, patience: c.patience}
+	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io, patience: x.c.patience}
 	w.watch(ctx)
 	streams.close(ctx)
 	return w.result(ctx, cmd)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -32,23 +31,10 @@ func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started fu
 		return fmt.Errorf("exec in %s: %w", id, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	cmd := command{
-		name:     p.Args[0],
-		binary:   c.binary,
-		logFile:  filepath.Join(dir, "log.json"),
-		pidFile:  filepath.Join(dir, "pid"),
-		terminal: p.Terminal,
-		reach:    processGroup,
-	}
-	file := filepath.Join(dir, "process.json")
-	if err := writeJSON(file, process); err != nil {
-		return fmt.Errorf("exec in %s: %w", id, err)
-	}
-	cmd.args = append(c.global(cmd.logFile), "exec", "--process", file, "--pid-file", cmd.pidFile, id)
 	if started == nil {
 		started = func() {}
 	}
-	err = c.call(ctx, cmd, io, started)
+	err = r.engine.exec(ctx, r, execution{Process: process, dir: dir}, io, started)
 	if errors.Is(err, errEnded) {
 		return &ExitError{Code: exitKilled, Err: errEnded}
 	}

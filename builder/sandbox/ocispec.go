@@ -1,10 +1,12 @@
 package sandbox
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -16,6 +18,19 @@ type run struct {
 	network network
 	rlimits []specs.POSIXRlimit
 	labels  labels
+	spec    *specs.Spec
+	engine  engine
+
+	// What the native engine has of the first process.
+	first  *os.File // its pidfd
+	cgroup cgroups.Manager
+}
+
+func (r *run) close() error {
+	if r.first == nil {
+		return nil
+	}
+	return r.first.Close()
 }
 
 // ociSpec writes r down for an OCI runtime.

@@ -34,6 +34,7 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 		return nil, err
 	}
 	undo.add(t.Close)
+	undo.add(r.close)
 	if r.owner, err = lookupUser(t, s.User); err != nil {
 		return nil, err
 	}
@@ -51,12 +52,15 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if err := makeMountPoints(t, r, also, undo); err != nil {
 		return nil, err
 	}
-	undo.add(func() error { return c.remove(ctx, s.ID, c.cgroupPath(s)) })
-	spec := c.ociSpec(r)
-	if err := c.cfg.Devices.Add(spec, s.Devices); err != nil {
+	r.spec = c.ociSpec(r)
+	if err := c.cfg.Devices.Add(r.spec, s.Devices); err != nil {
 		return nil, err
 	}
-	return r, writeJSON(filepath.Join(r.bundle, "config.json"), spec)
+	if r.engine, err = c.engineFor(r.spec); err != nil {
+		return nil, err
+	}
+	undo.add(func() error { return r.engine.remove(ctx, s.ID, r.spec.Linux.CgroupsPath) })
+	return r, nil
 }
 
 func (c *Runc) writeEtc(r *run) error {

@@ -16,28 +16,20 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// removeEnded takes away what the runtime kept of a run that ended by itself. That
-// is quicker than the runtime, which removes what is left here for any reason.
-func (c *Runc) removeEnded(ctx context.Context, r *run) {
-	cgroup := c.cgroupPath(r.Spec)
-	if ctx.Err() != nil || c.cfg.Rootless || !filepath.IsAbs(cgroup) || !r.kept() {
-		return
-	}
-	if removeCgroup(ctx, cgroup) == nil {
-		os.RemoveAll(filepath.Join(c.runtimeDir(), r.ID))
-	}
-}
-
-// remove takes away what the runtime has of a run, its processes included. Mostly
-// that has been done.
-func (c *Runc) remove(ctx context.Context, id, cgroup string) error {
-	if _, err := os.Lstat(filepath.Join(c.runtimeDir(), id)); errors.Is(err, fs.ErrNotExist) {
+// remove implements engine. Mostly the runtime did it already.
+func (x *external) remove(ctx context.Context, id, cgroup string) error {
+	state := filepath.Join(x.c.runtimeDir(), id)
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	ended := ctx.Err() == nil && filepath.IsAbs(cgroup) && !x.c.cfg.Rootless
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	args := append(c.global(os.DevNull), "delete", "--force", id)
-	cmd := exec.CommandContext(ctx, c.binary, args...)
+	if ended && removeCgroup(ctx, cgroup) == nil {
+		return os.RemoveAll(state) // quicker than the runtime
+	}
+	args := append(x.global(os.DevNull), "delete", "--force", id)
+	cmd := exec.CommandContext(ctx, x.binary, args...)
 	cmd.Env = runtimeEnv
 	cmd.SysProcAttr = ownProcessGroup
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -52,13 +44,23 @@ func (c *Runc) Reconcile(ctx context.Context) error {
 	var errs []error
 	for _, id := range c.strangers() {
 		bundle := filepath.Join(c.runsDir(), id)
-		err := c.remove(ctx, id, cgroupOf(bundle, id))
+		err := c.removeStranger(ctx, id, cgroupOf(bundle, id))
 		if err == nil {
 			err = os.RemoveAll(bundle)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// removeStranger removes what any engine has left of a run.
+func (c *Runc) removeStranger(ctx context.Context, id, cgroup string) error {
+	for _, e := range c.engines {
+		if err := e.remove(ctx, id, cgroup); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // strangers are the ids in StateDir that no run of c has.

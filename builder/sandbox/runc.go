@@ -19,8 +19,11 @@ import (
 
 // Config says how a Runc runs processes. StateDir is required.
 type Config struct {
-	// Binary is the name or path of an OCI runtime; "" is buildkit-runc or runc,
-	// whichever is found first on the PATH.
+	// Init is the path of the program kiln-init, by which processes are started
+	// without a runtime, if their Spec and the host allow it; "" is not to.
+	Init string
+	// Binary is the name or path of an OCI runtime, for what Init can't do; "" is
+	// buildkit-runc or runc, whichever is found first on the PATH.
 	Binary string
 	// StateDir belongs to this Runc alone. It is made if it is absent, and best
 	// lies on a tmpfs.
@@ -48,9 +51,9 @@ type Config struct {
 
 // Runc runs processes with an OCI runtime's binary.
 type Runc struct {
-	cfg    Config
-	binary string
-	base   *baseline
+	cfg     Config
+	engines []engine // the one that is preferred first
+	base    *baseline
 	// patience is how long a process may take to die of SIGKILL before the runtime
 	// is killed as well.
 	patience time.Duration
@@ -64,13 +67,10 @@ var _ Runner = (*Runc)(nil)
 // NewRunc checks cfg and makes StateDir. It starts nothing; call Reconcile if
 // another daemon may have died on the same StateDir.
 func NewRunc(cfg Config) (*Runc, error) {
-	binary, err := findRuntime(cfg.Binary)
-	if err != nil {
-		return nil, err
-	}
 	if cfg.StateDir == "" {
-		return nil, errors.New("OCI runtime: no state directory")
+		return nil, errors.New("processes: no state directory")
 	}
+	var err error
 	if cfg.StateDir, err = filepath.Abs(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -87,13 +87,13 @@ func NewRunc(cfg Config) (*Runc, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Runc{cfg: cfg, binary: binary, base: base, patience: 10 * time.Second, running: map[string]*session{}}
+	c := &Runc{cfg: cfg, base: base, patience: 10 * time.Second, running: map[string]*session{}}
 	for _, dir := range []string{c.runsDir(), c.runtimeDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("OCI runtime's state: %w", err)
+			return nil, fmt.Errorf("state of processes: %w", err)
 		}
 	}
-	return c, nil
+	return c, c.openEngines()
 }
 
 func (c *Runc) runsDir() string    { return filepath.Join(c.cfg.StateDir, "runs") }
@@ -135,16 +135,14 @@ func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err erro
 	}
 	ses.run = r
 	stop := c.observe(r)
-	err = c.call(ctx, r.command(c), io, func() {
+	err = r.engine.run(ctx, r, io, func() {
 		close(ses.started)
 		if started != nil {
 			started()
 		}
 	})
 	stop()
-	err = c.explainOOM(r, err)
-	c.removeEnded(ctx, r)
-	return err
+	return c.explainOOM(r, err)
 }
 
 // observe begins to measure r. The cgroup has to be there until stop returns.

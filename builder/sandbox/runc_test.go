@@ -18,6 +18,18 @@ func TestRunc(t *testing.T) {
 	sandboxtest.Run(t, r)
 }
 
+func TestNative(t *testing.T) {
+	r, _ := newRunc(t, native(t))
+	sandboxtest.Run(t, r)
+}
+
+// native is the configuration of a runner that must do without an OCI runtime.
+func native(tb testing.TB) func(*sandbox.Config) {
+	tb.Helper()
+	program := sandboxtest.InitBinary(tb)
+	return func(c *sandbox.Config) { c.Init, c.Binary = program, "/bin/false" }
+}
+
 var parents atomic.Int64
 
 // newRunc returns a Runc on a state directory and a cgroup of its own, and checks at
@@ -34,6 +46,9 @@ func newRunc(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Runc, sandbo
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			tb.Error(err)
+		}
 		checkNothingLeft(tb, cfg)
 		for _, dir := range cgroups(tb, cfg) {
 			os.Remove(dir)
@@ -111,9 +126,12 @@ func collect(ctx context.Context, r sandbox.Runner, s sandbox.Spec) (string, err
 	return out.String(), err
 }
 
-// BenchmarkRun is one step that does nothing.
-func BenchmarkRun(b *testing.B) {
-	r, _ := newRunc(b, nil)
+// BenchmarkRunc and BenchmarkNative are one step that does nothing.
+func BenchmarkRunc(b *testing.B)   { benchmark(b, nil) }
+func BenchmarkNative(b *testing.B) { benchmark(b, native(b)) }
+
+func benchmark(b *testing.B, change func(*sandbox.Config)) {
+	r, _ := newRunc(b, change)
 	s := sandbox.Spec{ID: "bench", Root: sandboxtest.NewRoot(b), Args: []string{"/bin/true"}}
 	for b.Loop() {
 		if err := r.Run(b.Context(), s, sandbox.IO{}, nil); err != nil {

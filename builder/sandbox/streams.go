@@ -110,16 +110,30 @@ func (s *streams) openTerminal(streams IO) error {
 	}
 	s.theirs = append(s.theirs, tty)
 	s.term, s.stdin, s.stdout, s.stderr = term, tty, tty, tty
-	dst := streams.Stdout
+	s.copyTerminal(streams.Stdout)
+	return nil
+}
+
+// copyTerminal connects the terminal with the caller.
+func (s *streams) copyTerminal(dst io.Writer) {
 	if dst == nil {
 		dst = io.Discard
 	}
-	s.outputs = append(s.outputs, term)
-	s.pending.Go(func() { drain(dst, term) }) // ends with EIO when the last process closed tty
-	if streams.Stdin != nil {
-		go s.feed(term)
+	s.outputs = append(s.outputs, s.term)
+	s.pending.Go(func() { drain(dst, s.term) }) // ends with EIO when the last process closed its end
+	if s.source != nil {
+		go s.feed(s.term)
 	}
-	return nil
+}
+
+// laterStreams connect a process that makes a terminal of its own, see connect.
+func laterStreams(io IO) *streams { return &streams{source: io.Stdin} }
+
+// connect connects the terminal that a process made.
+func (s *streams) connect(term console.Console, dst io.Writer) {
+	s.ours = append(s.ours, term)
+	s.term = term
+	s.copyTerminal(dst)
 }
 
 // discard reads what a blocked writer keeps the runtime from writing, and so from
@@ -130,13 +144,14 @@ func (s *streams) discard() {
 	}
 }
 
-// resize sets the terminal's size and tells the runtime, which passes it on.
+// resize sets the terminal's size and tells the runtime, if there is one, which passes
+// it on.
 func (s *streams) resize(size WinSize, runtime *os.Process) {
 	if s.term == nil {
 		return
 	}
 	ws := console.WinSize{Height: uint16(min(size.Rows, 0xffff)), Width: uint16(min(size.Cols, 0xffff))}
-	if s.term.Resize(ws) == nil {
+	if s.term.Resize(ws) == nil && runtime != nil {
 		runtime.Signal(syscall.SIGWINCH) //nolint:errcheck // it may have just ended
 	}
 }

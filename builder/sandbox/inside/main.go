@@ -95,6 +95,7 @@ func join(p *Process) error {
 		return os.NewSyscallError("setns", err)
 	}
 	unix.Close(targetFD) //nolint:errcheck // it leads nowhere else
+	unix.Umask(0o022)
 	if !p.Terminal {
 		return nil
 	}
@@ -115,7 +116,7 @@ func (p *Process) execute() error {
 		return err
 	}
 	// The daemon may have died before we asked to die with it.
-	if _, err := unix.Write(controlFD, []byte{'\n'}); err != nil {
+	if _, err := unix.Write(controlFD, []byte{Ready}); err != nil {
 		return os.NewSyscallError("write to the daemon", err)
 	}
 	// The process has the standard streams only; the rest is closed as it starts.

@@ -157,13 +157,3 @@ func move(tree, at int) error {
 	err := unix.MoveMount(tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	return os.NewSyscallError("move_mount", err)
 }
-
-// seal makes the mount at target read-only.
-func seal(target string) error {
-	fd, err := open(target, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return setAttr(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, 0)
-}

@@ -25,8 +25,6 @@ type Sandbox struct {
 	Devices []Device
 	// Links are symbolic links to make: their paths, then what they lead to.
 	Links [][2]string
-	// Seal are mounts that are read-only once all others are made.
-	Seal []string
 	// Masked are paths whose content is hidden, Readonly those that can't be
 	// written to. Absent ones don't matter.
 	Masked, Readonly []string
@@ -92,5 +90,13 @@ type Caps struct {
 // Instruction is a struct sock_filter: code, jt, jf, k.
 type Instruction [4]uint32
 
-// Failure is what the program writes if it can't execute the process.
+// What the program writes, before it closes the descriptor.
+const (
+	// Terminal comes with the descriptor of the daemon's end of a terminal.
+	Terminal = 'T'
+	// Ready says that all is done but to execute the process.
+	Ready = 'R'
+)
+
+// Failure is what the program writes, as JSON, if it can't execute the process.
 type Failure struct{ Reason string }

@@ -28,7 +28,7 @@ func openTerminal() (peer int, err error) {
 		return -1, os.NewSyscallError("open terminal", errno)
 	}
 	peer = int(fd)
-	if err := unix.Sendmsg(controlFD, []byte{'\n'}, unix.UnixRights(master), nil, 0); err != nil {
+	if err := unix.Sendmsg(controlFD, []byte{Terminal}, unix.UnixRights(master), nil, 0); err != nil {
 		return -1, os.NewSyscallError("send terminal", err)
 	}
 	for stream := range 3 {

@@ -140,16 +140,14 @@ func (s *Sandbox) finish(p *Process) error {
 	if err := mask(s.Masked); err != nil {
 		return err
 	}
-	for _, target := range s.Seal {
-		if err := seal(target); err != nil {
-			return err
-		}
-	}
-	if s.RootReadonly {
-		if err := seal("/"); err != nil {
-			return err
-		}
-	}
 	unix.Umask(0o022)
-	return nil
+	if !s.RootReadonly {
+		return nil
+	}
+	root, err := open("/", 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	return setAttr(root, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, 0)
 }

@@ -1,10 +1,12 @@
 package sandboxtest
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -85,3 +87,29 @@ func RuntimeBinary(tb testing.TB) string {
 	tb.Fatal("no runc on the PATH nor in bin/tools: run 'make tools'")
 	return ""
 }
+
+// InitBinary builds kiln-init and returns its path.
+func InitBinary(tb testing.TB) string {
+	tb.Helper()
+	path, err := initBinary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// initBinary leaves the program in the folder for temporary files, where the next
+// test process replaces it.
+var initBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "kiln-init-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "kiln-init")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/kiln-build/kiln/cmd/kiln-init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build kiln-init: %w: %s", err, out)
+	}
+	return path, nil
+})
