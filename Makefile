@@ -30,12 +30,12 @@ help: ## Show this list
 ##### Programs
 
 .PHONY: build
-build: ## Build bin/kilnd and bin/kiln, static
+build: ## Build bin/kilnd, bin/kiln-init and bin/kiln, static
 	CGO_ENABLED=0 go build $(BUILD_FLAGS) -o $(BIN)/ ./cmd/...
 
 .PHONY: install
 install: build ## Install them below PREFIX (/usr/local)
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/kilnd $(BIN)/kiln
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/kilnd $(BIN)/kiln-init $(BIN)/kiln
 
 .PHONY: tools
 tools: build-debs $(ALL_TOOLS:%=$(BIN)/tools/%) ## Build every pinned program that tests, lint and bench use

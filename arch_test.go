@@ -39,6 +39,7 @@ var packages = []room{
 	{row: 6, name: "plugin"},
 	{row: 6, name: "nerdctlext", never: []string{module + "/"}, also: []string{"client"}},
 	{row: 7, name: "cmd/kilnd"},
+	{row: 7, name: "cmd/kiln-init"},
 	{row: 7, name: "cmd/kiln"},
 	{row: 8, name: "integration", never: []string{module + "/"}},
 	{row: 8, name: "contrib", never: []string{module + "/"}},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
+	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/store"
@@ -36,6 +37,7 @@ type Daemon struct {
 	snapshots *snapshots // nil: not served
 	store     *store.Store
 	network   *cni.Provider // nil: the host's
+	runner    *sandbox.Runc
 	builder   *builder.Builder
 	history   *history.History
 	control   *control.Server
@@ -70,7 +72,14 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 		return nil, err
 	}
 	sessions := session.NewManager()
-	if d.builder, err = openBuilder(ctx, cfg, d.store, d.network, sessions); err != nil {
+	devices, err := openDevices(cfg.CDI)
+	if err != nil {
+		return nil, err
+	}
+	if d.runner, err = openSandbox(ctx, cfg, d.network, devices); err != nil {
+		return nil, err
+	}
+	if d.builder, err = d.openBuilder(ctx, devices, sessions); err != nil {
 		return nil, err
 	}
 	d.history, err = history.Open(history.Config{
@@ -117,6 +126,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	if d.builder != nil {
 		errs = append(errs, d.builder.Close(ctx))
+	}
+	if d.runner != nil {
+		errs = append(errs, d.runner.Close())
 	}
 	if d.network != nil {
 		errs = append(errs, d.network.Close())

@@ -2,9 +2,12 @@ package plugin
 
 import (
 	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/frontend"
@@ -13,21 +16,14 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
-	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/config"
 	"golang.org/x/sys/unix"
 )
 
-// openBuilder puts a builder on the store. network may be nil.
-func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, network *cni.Provider, sessions *session.Manager) (*builder.Builder, error) {
-	devices, err := openDevices(cfg.CDI)
-	if err != nil {
-		return nil, err
-	}
-	runner, err := openSandbox(ctx, cfg, network, devices)
-	if err != nil {
-		return nil, err
-	}
+// openBuilder puts a builder on the store and the runner. devices are those of the
+// runner.
+func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, sessions *session.Manager) (*builder.Builder, error) {
+	cfg, st := d.cfg, d.store
 	platforms, err := workerPlatforms(cfg.Platforms)
 	if err != nil {
 		return nil, err
@@ -41,7 +37,7 @@ func openBuilder(ctx context.Context, cfg config.Config, st *store.Store, networ
 		Root:           cfg.Root,
 		Store:          st,
 		Images:         namedImages(cfg, st),
-		Runner:         runner,
+		Runner:         d.runner,
 		Sessions:       sessions,
 		Registries:     registry.New(registries(cfg), sessions),
 		Entitlements:   entitlements(cfg),
@@ -74,7 +70,7 @@ func entitlements(cfg config.Config) []string {
 }
 
 // openSandbox makes what runs processes, and removes what an earlier daemon on
-// the same root left of its own.
+// the same root left of its own. network may be nil.
 func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider, devices *device.Devices) (*sandbox.Runc, error) {
 	c := sandbox.Config{
 		Binary:          cfg.Sandbox.Runtime,
@@ -89,11 +85,37 @@ func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider, 
 	if network != nil {
 		c.Network = network
 	}
+	if c.Binary == "" {
+		c.Init = findInit(ctx, cfg.Sandbox.Init)
+	}
 	runner, err := sandbox.NewRunc(c)
 	if err != nil {
 		return nil, err
 	}
 	return runner, runner.Reconcile(ctx)
+}
+
+// initName is the program by which processes are started without a runtime.
+const initName = "kiln-init"
+
+// findInit looks for that program, if it isn't configured, beside this one and on
+// the PATH. It is "" if there is none: what it is for takes longer then.
+func findInit(ctx context.Context, configured string) string {
+	if configured != "" {
+		return configured
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), initName)
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	path, err := exec.LookPath(initName)
+	if err != nil {
+		log.G(ctx).Warnf("%s is neither beside this program nor on the PATH: steps are started by runc, which takes longer", initName)
+		return ""
+	}
+	return path
 }
 
 func frontends(cfg config.Config) map[string]frontend.Func {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -142,7 +143,10 @@ func addDevices(s *inside.Sandbox, config *configs.Config) {
 	}
 	s.Links = append(s.Links,
 		[2]string{"/dev/ptmx", "pts/ptmx"}, [2]string{"/dev/fd", "/proc/self/fd"}, [2]string{"/dev/stdin", "/proc/self/fd/0"},
-		[2]string{"/dev/stdout", "/proc/self/fd/1"}, [2]string{"/dev/stderr", "/proc/self/fd/2"}, [2]string{"/dev/core", "/proc/kcore"})
+		[2]string{"/dev/stdout", "/proc/self/fd/1"}, [2]string{"/dev/stderr", "/proc/self/fd/2"})
+	if _, err := os.Stat("/proc/kcore"); err == nil {
+		s.Links = append(s.Links, [2]string{"/dev/core", "/proc/kcore"})
+	}
 }
 
 // addCgroups shows a process its cgroup: in a namespace of its own, or the
@@ -157,7 +161,10 @@ func addCgroups(s *inside.Sandbox, m *configs.Mount, cgroups map[string]string) 
 		Target: m.Destination, Type: "tmpfs", Source: "tmpfs", Data: []string{"mode=755"}, Set: attrs &^ unix.MOUNT_ATTR_RDONLY,
 	})
 	var seen []string
-	for _, dir := range cgroups {
+	for controller, dir := range cgroups {
+		if controller == "" {
+			continue // the second version's, of which the first shows nothing
+		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(dir, cgroupRoot+"/"), "/")
 		if slices.Contains(seen, name) {
 			continue

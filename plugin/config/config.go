@@ -111,9 +111,11 @@ type Snapshots struct {
 
 // Sandbox is about the processes of builds.
 type Sandbox struct {
-	// Runtime is the name or path of an OCI runtime; "" is the first found of
-	// the usual ones.
+	// Runtime is the name or path of the OCI runtime that starts processes. ""
+	// is Init, and for what that can't do the first found of the usual ones.
 	Runtime string `toml:"runtime"`
+	// Init is the path of kiln-init; "" is to look for it.
+	Init string `toml:"init"`
 	// MaxParallelism bounds how many steps run at once; 0 is no bound.
 	MaxParallelism int    `toml:"maxParallelism"`
 	CgroupParent   string `toml:"cgroupParent"`

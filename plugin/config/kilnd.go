@@ -35,7 +35,8 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "platform", usage: "`PLATFORM` to offer instead of those found (repeatable)", set: texts(func(c *Config) *[]string { return &c.Platforms })},
 	{flag: "entitlement", usage: "let builds ask for `NAME`: network.host, security.insecure or device (repeatable)", set: texts(func(c *Config) *[]string { return &c.Entitlements })},
 
-	{flag: "runtime", usage: "`NAME` or path of the OCI runtime", set: text(func(c *Config) *string { return &c.Sandbox.Runtime })},
+	{flag: "runtime", usage: "`NAME` or path of the OCI runtime that starts processes", set: text(func(c *Config) *string { return &c.Sandbox.Runtime })},
+	{flag: "init", usage: "`PATH` of kiln-init, which starts processes if no runtime is named", set: text(func(c *Config) *string { return &c.Sandbox.Init })},
 	{flag: "max-parallelism", usage: "most steps that run at once (`N`); 0 is no limit", set: number(func(c *Config) *int { return &c.Sandbox.MaxParallelism })},
 	{flag: "cgroup-parent", usage: "`CGROUP` for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.CgroupParent })},
 	{flag: "apparmor-profile", usage: "AppArmor profile (`NAME`) for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.AppArmor })},

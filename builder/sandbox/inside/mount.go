@@ -132,6 +132,9 @@ func filesystem(kind, source string, data []string, attrs uint64) (int, error) {
 			return -1, fmt.Errorf("fsconfig %s source: %w", kind, err)
 		}
 	}
+	if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
+		data = append(slices.Clip(data), "ro")
+	}
 	for _, o := range data {
 		key, value, hasValue := strings.Cut(o, "=")
 		if hasValue {
