@@ -34,13 +34,13 @@ type guard struct {
 
 	measuring sync.Mutex // one looks at a time, and makes room
 
-	mu     sync.Mutex
-	steps  map[*guarded]struct{}
-	ended  chan struct{} // closed and replaced when a step has ended
-	stop   func()        // the watcher; nil while no step runs
-	looked time.Time     // when it was last measured
-	used   int64         // at that time
-	free   int64         // at that time
+	mu      sync.Mutex
+	steps   map[*guarded]struct{}
+	ended   chan struct{} // closed and replaced when a step has ended
+	watched bool          // a watcher runs; it ends when it finds no step
+	looked  time.Time     // when it was last measured
+	used    int64         // at that time
+	free    int64         // at that time
 }
 
 // guarded is a step that writes.
@@ -81,19 +81,14 @@ func (g *guard) join(ctx context.Context, name string) (_ context.Context, leave
 	s := &guarded{name: name, lease: lease, fail: fail}
 	g.mu.Lock()
 	g.steps[s] = struct{}{}
-	if g.stop == nil {
-		wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		g.stop = cancel
-		go g.watch(wctx)
+	if !g.watched {
+		g.watched = true
+		go g.watch(context.WithoutCancel(ctx))
 	}
 	g.mu.Unlock()
 	return ctx, func() {
 		g.mu.Lock()
 		delete(g.steps, s)
-		if len(g.steps) == 0 {
-			g.stop()
-			g.stop = nil
-		}
 		g.mu.Unlock()
 		g.changed()
 	}
@@ -142,13 +137,23 @@ func (g *guard) wait(ctx context.Context, name string) error {
 }
 
 // watch fails the step that has written the most whenever the ceiling does not
-// hold, and waits for that step's end.
+// hold, and waits for that step's end. It goes on while there are steps: they
+// may come and go faster than the disk is measured.
 func (g *guard) watch(ctx context.Context) {
-	for sleep(ctx, lookEvery) {
+	wait := lookEvery
+	for {
+		time.Sleep(wait)
+		wait = lookEvery
+		if g.unwatched() {
+			return
+		}
 		full, err := g.full(ctx, g.ceiling, measureEvery)
+		if g.unwatched() {
+			return
+		}
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("what the builder uses of the disk can't be measured")
-			sleep(ctx, measureEvery)
+			wait = measureEvery
 			continue
 		}
 		if full == nil {
@@ -160,11 +165,16 @@ func (g *guard) watch(ctx context.Context) {
 		if !g.failLargest(ctx, full) {
 			continue
 		}
-		select {
-		case <-ended:
-		case <-ctx.Done():
-		}
+		<-ended
 	}
+}
+
+// unwatched ends the watcher where no step runs.
+func (g *guard) unwatched() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watched = len(g.steps) > 0
+	return !g.watched
 }
 
 func (g *guard) failLargest(ctx context.Context, full *CeilingError) bool {
@@ -235,14 +245,4 @@ func (g *guard) look(ctx context.Context, c Ceiling) (*CeilingError, error) {
 		return nil, nil
 	}
 	return &CeilingError{Ceiling: g.ceiling, Used: used, Free: free}, nil
-}
-
-// sleep says whether it was not interrupted.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

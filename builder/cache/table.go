@@ -28,8 +28,9 @@ var (
 // for concurrent use. Writes aren't synced to disk: a crash of the process
 // leaves the table whole, after one of the machine it is dropped.
 type Table struct {
-	db   *bolt.DB
-	mark mark
+	db     *bolt.DB
+	writes group
+	mark   mark
 
 	mu    sync.Mutex
 	inUse map[ID]int
@@ -59,7 +60,7 @@ func Open(path string) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache table %s: %w", path, err)
 	}
-	return &Table{db: db, mark: m, inUse: map[ID]int{}, used: map[ID]use{}}, nil
+	return &Table{db: db, writes: group{db: db}, mark: m, inUse: map[ID]int{}, used: map[ID]use{}}, nil
 }
 
 func openDB(path string) (*bolt.DB, error) {
@@ -108,7 +109,7 @@ func (t *Table) Lookup(key Key) (ID, error) {
 
 // Bind makes keys lead to a record, in place of what they led to.
 func (t *Table) Bind(id ID, keys ...Key) error {
-	return t.db.Update(func(tx *bolt.Tx) error {
+	return t.writes.update(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketRecords).Get([]byte(id)) == nil {
 			return fmt.Errorf("record %s: %w", id, errdefs.ErrNotFound)
 		}
@@ -140,8 +141,12 @@ func bind(tx *bolt.Tx, id ID, keys []Key) error {
 // Put keeps a record, in place of one with the same ID, and makes the keys lead
 // to it.
 func (t *Table) Put(r Record, keys ...Key) error {
-	return t.db.Update(func(tx *bolt.Tx) error {
-		if err := put(tx, r); err != nil {
+	dt, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return t.writes.update(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(bucketRecords).Put([]byte(r.ID), dt); err != nil {
 			return err
 		}
 		return bind(tx, r.ID, keys)

@@ -210,7 +210,10 @@ func TestFailureEndsTheRest(t *testing.T) {
 			t.Errorf("the build that fails: %v after %v", err, took)
 		}
 		time.Sleep(time.Second)
-		if n := len(h.w.begun); n != 1 {
+		h.w.mu.Lock()
+		n := len(h.w.begun)
+		h.w.mu.Unlock()
+		if n != 1 {
 			t.Errorf("%d steps are running, want the one that is waited for", n)
 		}
 		<-done

@@ -20,7 +20,13 @@ type plan struct {
 	ready   []*node // to be looked at again
 	answers chan answer
 	jobs    sync.WaitGroup
+	busy    int      // jobs that have not answered
+	waiting []func() // jobs that are to begin when others have answered
 }
+
+// maxJobs is how many jobs of a plan are under way: a graph may have thousands
+// of steps that could begin, and each takes the memory of goroutines.
+const maxJobs = 256
 
 // answer is the outcome of a job, to be taken over by the loop.
 type answer struct {
@@ -72,6 +78,7 @@ func (p *plan) run(ctx context.Context) ([]Result, error) {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case a := <-p.answers:
+			p.answered()
 			if a.err == nil {
 				a.err = a.take()
 			}
@@ -108,20 +115,37 @@ func (p *plan) drain(cancel context.CancelFunc) {
 	}
 }
 
-// job runs f in a goroutine; what f returns is called by the loop.
+// job runs f in a goroutine, soon; what f returns is called by the loop.
 func (p *plan) job(n *node, f func() (func() error, error)) {
-	p.jobs.Add(1)
-	go func() {
-		defer p.jobs.Done()
-		a := answer{node: n}
-		defer func() {
-			if r := recover(); r != nil {
-				a.err = panicked(r)
-			}
-			p.answers <- a
-		}()
-		a.take, a.err = f()
-	}()
+	begin := func() {
+		p.jobs.Go(func() {
+			a := answer{node: n}
+			defer func() {
+				if r := recover(); r != nil {
+					a.err = panicked(r)
+				}
+				p.answers <- a
+			}()
+			a.take, a.err = f()
+		})
+	}
+	if p.busy == maxJobs {
+		p.waiting = append(p.waiting, begin)
+		return
+	}
+	p.busy++
+	begin()
+}
+
+// answered begins the next job.
+func (p *plan) answered() {
+	if len(p.waiting) == 0 {
+		p.busy--
+		return
+	}
+	next := p.waiting[0]
+	p.waiting[0], p.waiting = nil, p.waiting[1:]
+	next()
 }
 
 // start finds out what a step is: at once where that can't block, else in a

@@ -3,6 +3,8 @@ package schedule
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/graph"
@@ -34,12 +36,9 @@ func BenchmarkScale(b *testing.B) {
 				m := chain(n)
 				g := m.graph(n-1, 0, nil)
 				w := newWorld()
-				for i := range b.N {
-					if state == "first" {
-						w = newWorld()
-					}
+				build := func(id string) {
 					s := New(w)
-					cfg := BuildConfig{ID: fmt.Sprint(i), Ops: modelOps{s, w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
+					cfg := BuildConfig{ID: id, Ops: modelOps{w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
 					build := s.NewBuild(cfg)
 					if _, err := build.Result(b.Context(), g); err != nil {
 						b.Fatal(err)
@@ -47,7 +46,47 @@ func BenchmarkScale(b *testing.B) {
 					build.Close()
 					s.Close()
 				}
+				build("before")
+				for i := 0; b.Loop(); i++ {
+					if state == "first" {
+						w = newWorld()
+					}
+					build(fmt.Sprint(i))
+				}
 			})
 		}
 	}
+}
+
+// TestManySteps: however many steps could run, only so many are begun, and all
+// come to run.
+func TestManySteps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const steps = 3*maxJobs + 7
+		h := newHandmade()
+		var made []int
+		for i := range steps {
+			made = append(made, h.add(modelStep{name: fmt.Sprint("step", i), slow: time.Second}, false))
+		}
+		all := h.add(modelStep{name: "all"}, false, made...)
+		b := h.s.NewBuild(BuildConfig{ID: "b", Ops: modelOps{h.s, h.w, h.model, "b"}, Sink: event.Discard, Sessions: func() []string { return nil }})
+		go func() {
+			time.Sleep(1500 * time.Millisecond)
+			h.w.mu.Lock()
+			defer h.w.mu.Unlock()
+			if n := len(h.w.begun); n != maxJobs {
+				t.Errorf("%d steps are running, want %d", n, maxJobs)
+			}
+		}()
+		begun := time.Now()
+		if _, err := b.Result(t.Context(), h.graph(all, 0, nil)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took != 4*time.Second {
+			t.Errorf("took %v", took)
+		}
+		b.Close()
+		h.s.Close()
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -121,6 +122,12 @@ func (r *reader) scanAll(n *node) error {
 	return nil
 }
 
+// buffers are what hashers read into.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 128<<10)
+	return &b
+}}
+
 // hash hashes the nodes, several at a time.
 func (r *reader) hash(nodes []*node) error {
 	if len(nodes) == 0 {
@@ -135,7 +142,9 @@ func (r *reader) hash(nodes []*node) error {
 	eg, ctx := errgroup.WithContext(r.ctx)
 	for range min(runtime.GOMAXPROCS(0), (len(nodes)+batch-1)/batch) {
 		eg.Go(func() error {
-			w := &hasher{r: r, ctx: ctx, buf: make([]byte, 128<<10)}
+			buf := buffers.Get().(*[]byte)
+			defer buffers.Put(buf)
+			w := &hasher{r: r, ctx: ctx, buf: *buf}
 			defer w.leave()
 			for {
 				from := int(next.Add(batch)) - batch

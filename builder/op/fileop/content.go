@@ -67,8 +67,8 @@ func (b *buffer) copyRange(ctx context.Context, dst, src *os.File, from, to int6
 			return io.ErrUnexpectedEOF
 		}
 	}
-	if b.bytes == nil {
-		b.bytes = make([]byte, 256<<10)
+	if size := min(to-from, 256<<10); int64(len(b.bytes)) < size {
+		b.bytes = make([]byte, size)
 	}
 	for from < to {
 		if err := context.Cause(ctx); err != nil {
