@@ -38,7 +38,7 @@ func BenchmarkScale(b *testing.B) {
 				w := newWorld()
 				build := func(id string) {
 					s := New(w)
-					cfg := BuildConfig{ID: id, Ops: modelOps{w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
+					cfg := BuildConfig{ID: id, Ops: modelOps{s, w, m, "bench"}, Sessions: func() []string { return nil }, Sink: event.Discard}
 					build := s.NewBuild(cfg)
 					if _, err := build.Result(b.Context(), g); err != nil {
 						b.Fatal(err)
