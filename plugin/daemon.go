@@ -13,7 +13,6 @@ import (
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
-	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/bridge"
 	"github.com/kiln-build/kiln/plugin/config"
@@ -62,7 +61,8 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.lock, err = takeLock(cfg.Root); err != nil {
 		return nil, err
 	}
-	if d.snapshots, err = openSnapshots(ctx, cfg); err != nil {
+	of := newClients(cfg)
+	if d.snapshots, err = openSnapshots(ctx, cfg, of.registries); err != nil {
 		return nil, err
 	}
 	if d.store, err = openStore(ctx, cfg, d.snapshots); err != nil {
@@ -71,7 +71,6 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.network, err = openNetwork(cfg); err != nil {
 		return nil, err
 	}
-	sessions := session.NewManager()
 	devices, err := openDevices(cfg.CDI)
 	if err != nil {
 		return nil, err
@@ -79,7 +78,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.runner, err = openSandbox(ctx, cfg, d.network, devices); err != nil {
 		return nil, err
 	}
-	if d.builder, err = d.openBuilder(ctx, devices, sessions); err != nil {
+	if d.builder, err = d.openBuilder(ctx, devices, of); err != nil {
 		return nil, err
 	}
 	d.history, err = history.Open(history.Config{
@@ -93,7 +92,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	d.collector = newCollector(d.builder.Collect)
 	d.control = control.New(control.Config{
 		Builder:      d.builder,
-		Sessions:     sessions,
+		Sessions:     of.sessions,
 		History:      d.history,
 		Entitlements: entitlements(cfg),
 		Limits:       status.Limits{Size: cfg.Log.StepSize, Speed: cfg.Log.StepSpeed},

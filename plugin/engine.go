@@ -20,9 +20,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// clients are those of builds, and what they give access to.
+type clients struct {
+	sessions   *session.Manager
+	registries *registry.Registries
+}
+
+func newClients(cfg config.Config) clients {
+	m := session.NewManager()
+	return clients{sessions: m, registries: registry.New(registries(cfg), m)}
+}
+
 // openBuilder puts a builder on the store and the runner. devices are those of the
 // runner.
-func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, sessions *session.Manager) (*builder.Builder, error) {
+func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of clients) (*builder.Builder, error) {
 	cfg, st := d.cfg, d.store
 	platforms, err := workerPlatforms(cfg.Platforms)
 	if err != nil {
@@ -38,8 +49,8 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, sessi
 		Store:          st,
 		Images:         namedImages(cfg, st),
 		Runner:         d.runner,
-		Sessions:       sessions,
-		Registries:     registry.New(registries(cfg), sessions),
+		Sessions:       of.sessions,
+		Registries:     of.registries,
 		Entitlements:   entitlements(cfg),
 		Devices:        devices,
 		Labels:         workerLabels(cfg, st),

@@ -10,22 +10,25 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/config"
 	"github.com/kiln-build/kiln/snapshotter"
+	"github.com/kiln-build/kiln/snapshotter/lazy"
 	"google.golang.org/grpc"
 )
 
 // snapshots is kiln's snapshotter, served to containerd.
 type snapshots struct {
 	*snapshotter.Snapshotter
+	lazy   *lazy.Filesystem // nil: nothing is pulled lazily
 	server *grpc.Server
 	ended  chan error
 }
 
 // openSnapshots serves the snapshotter, if it is to be: from now on, since the
 // engine reaches it through containerd. It returns nil if not.
-func openSnapshots(ctx context.Context, cfg config.Config) (*snapshots, error) {
+func openSnapshots(ctx context.Context, cfg config.Config, regs *registry.Registries) (*snapshots, error) {
 	if !cfg.Snapshots.Enabled {
 		return nil, nil
 	}
@@ -33,15 +36,23 @@ func openSnapshots(ctx context.Context, cfg config.Config) (*snapshots, error) {
 	if root == "" {
 		root = filepath.Join(cfg.Root, "snapshots")
 	}
-	sn, err := snapshotter.Open(ctx, snapshotter.Config{Root: root})
+	shown, err := openLazy(ctx, cfg, root, regs)
 	if err != nil {
 		return nil, err
 	}
+	c := snapshotter.Config{Root: root}
+	if shown != nil {
+		c.Lazy = shown
+	}
+	sn, err := snapshotter.Open(ctx, c)
+	if err != nil {
+		return nil, errors.Join(err, shown.Close())
+	}
 	l, err := listenUnix(cfg.Snapshots.Address, "")
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("snapshots.address %s: %w", cfg.Snapshots.Address, err), sn.Close())
+		return nil, errors.Join(fmt.Errorf("snapshots.address %s: %w", cfg.Snapshots.Address, err), sn.Close(), shown.Close())
 	}
-	s := &snapshots{Snapshotter: sn, server: snapshotter.NewServer(sn), ended: make(chan error, 1)}
+	s := &snapshots{Snapshotter: sn, lazy: shown, server: snapshotter.NewServer(sn), ended: make(chan error, 1)}
 	go func() { s.ended <- s.server.Serve(l) }()
 	log.G(ctx).Infof("serving snapshots on %s", describe(l))
 	return s, nil
@@ -77,5 +88,5 @@ func (s *snapshots) reached(ctx context.Context, st *store.Store) error {
 // close ends the calls under way and closes the snapshotter.
 func (s *snapshots) close() error {
 	s.server.Stop()
-	return errors.Join(<-s.ended, s.Close())
+	return errors.Join(<-s.ended, s.Close(), s.lazy.Close())
 }

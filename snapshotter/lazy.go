@@ -17,7 +17,9 @@ type Lazy interface {
 	Mount(ctx context.Context, dir string, labels map[string]string) error
 	// Check returns nil if what Mount put on dir answers: files that weren't read
 	// yet can be fetched. Where there is no mount, or its server has gone, it
-	// fails; the directory is then unmounted and mounted again.
+	// mounts again if it can. errdefs.ErrUnavailable says that files can't be
+	// fetched now; the mount may be in use and is left as it is. After any other
+	// error the directory is unmounted and mounted again.
 	Check(ctx context.Context, dir string, labels map[string]string) error
 	// Unmount undoes Mount and gives up what was fetched for the directory. A
 	// mount whose server has gone is detached, and a directory that isn't mounted

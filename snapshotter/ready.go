@@ -14,7 +14,7 @@ import (
 // limits are how long a lazy filesystem may take.
 type limits struct{ mount, check, unmount time.Duration }
 
-var defaultLimits = limits{mount: 30 * time.Second, check: 10 * time.Second, unmount: 10 * time.Second}
+var defaultLimits = limits{mount: 30 * time.Second, check: 30 * time.Second, unmount: 10 * time.Second}
 
 // ready sees to it that n and all below it can be read: a lazy directory whose
 // server has gone is shown anew. n is pinned.
@@ -43,6 +43,9 @@ func (d *disk) revive(ctx context.Context, n *node) error {
 	stale := d.call(ctx, d.limits.check, func(ctx context.Context) error { return d.lazy.Check(ctx, d.fs(n), n.lazy) })
 	if stale == nil {
 		return nil
+	}
+	if errdefs.IsUnavailable(stale) {
+		return fmt.Errorf("lazy directory %s can't be read, is the registry there?: %w", n.id, stale)
 	}
 	log.G(ctx).WithError(stale).Infof("lazy directory %s doesn't answer and is mounted again", n.id)
 	err := d.call(ctx, d.limits.unmount, func(ctx context.Context) error { return d.lazy.Unmount(ctx, d.fs(n)) })

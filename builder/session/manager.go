@@ -80,6 +80,12 @@ func (m *Manager) Get(ctx context.Context, id string) (*Client, error) {
 	}
 }
 
+// Find gives a session that is open now.
+func (m *Manager) Find(id string) (*Client, bool) {
+	c, _ := m.lookup(trimPrefix(id))
+	return c, c != nil
+}
+
 // Any calls use with one session after the other until use returns nil, those
 // that are open first. It fails with what the first session that was asked
 // said, or with errdefs.ErrNotFound if there was none to ask.

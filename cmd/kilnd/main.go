@@ -32,6 +32,10 @@ func main() {
 }
 
 func run() error {
+	if len(os.Args) == 3 && os.Args[1] == plugin.LazyCommand {
+		ctx, _ := signals()
+		return plugin.ServeLazy(ctx, os.Args[2])
+	}
 	env := config.ProcessEnvironment()
 	inv, err := config.Parse(os.Args, env)
 	if err != nil {

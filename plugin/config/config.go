@@ -107,6 +107,28 @@ type Snapshots struct {
 	Address string `toml:"address"`
 	// Root is a folder of its own; "" is one in the daemon's.
 	Root string `toml:"root"`
+	Lazy Lazy   `toml:"lazy"`
+}
+
+// Lazy is about layers of the snapshotter whose files are fetched when they are
+// read.
+type Lazy struct {
+	Enabled bool `toml:"enabled"`
+	// BackgroundFetch fetches, too, what nobody reads.
+	BackgroundFetch bool `toml:"backgroundFetch"`
+	// PrefetchSize is what is fetched of each layer before it is used; a layer
+	// may say better.
+	PrefetchSize Size `toml:"prefetchSize"`
+	// CacheSize bounds what was fetched; 0 is no bound.
+	CacheSize    Size     `toml:"cacheSize"`
+	MountTimeout Duration `toml:"mountTimeout"`
+	FetchTimeout Duration `toml:"fetchTimeout"`
+	// DockerConfig looks for credentials in Docker's file, Kubeconfig, a path, in
+	// the secrets of a cluster.
+	DockerConfig bool   `toml:"dockerConfig"`
+	Kubeconfig   string `toml:"kubeconfig"`
+	// CRIAddress is the path of a socket for kubelets, whose credentials are used.
+	CRIAddress string `toml:"criAddress"`
 }
 
 // Sandbox is about the processes of builds.
@@ -232,13 +254,16 @@ type paths struct {
 func Default(env Environment) Config {
 	p := env.paths("kiln")
 	return Config{
-		Root:        p.data,
-		Addresses:   []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
-		Log:         Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
-		Backend:     BackendAuto,
-		NameImages:  true,
-		Containerd:  Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
-		Snapshots:   Snapshots{Address: filepath.Join(p.run, "snapshotter.sock")},
+		Root:       p.data,
+		Addresses:  []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
+		Log:        Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
+		Backend:    BackendAuto,
+		NameImages: true,
+		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
+		Snapshots: Snapshots{Address: filepath.Join(p.run, "snapshotter.sock"), Lazy: Lazy{
+			Enabled: true, BackgroundFetch: true, CacheSize: Size{Percent: 10}, DockerConfig: true,
+			MountTimeout: Duration{20 * time.Second}, FetchTimeout: Duration{time.Minute},
+		}},
 		Sandbox:     Sandbox{Rootless: env.UserNamespace},
 		CDI:         CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi", filepath.Join(p.config, "cdi")}},
 		Network:     Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},

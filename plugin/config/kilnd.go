@@ -31,6 +31,10 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "snapshots-address", usage: "`PATH` of the socket that the snapshotter is served on", set: text(func(c *Config) *string { return &c.Snapshots.Address })},
 	{flag: "snapshots-root", usage: "keep the snapshotter's layers in this `DIR`", set: text(func(c *Config) *string { return &c.Snapshots.Root })},
 
+	{flag: "lazy", usage: "show layers that can be pulled lazily before they are fetched (default true)", set: boolean(func(c *Config) *bool { return &c.Snapshots.Lazy.Enabled })},
+	{flag: "lazy-background-fetch", usage: "fetch the rest of lazy layers, too (default true)", set: boolean(func(c *Config) *bool { return &c.Snapshots.Lazy.BackgroundFetch })},
+	{flag: "lazy-cache-size", usage: "most `SIZE` of what was fetched of lazy layers", set: size(func(c *Config) *Size { return &c.Snapshots.Lazy.CacheSize })},
+
 	{flag: "label", usage: "label of the worker, `KEY=VALUE` (repeatable)", set: listedPairs(func(c *Config) *map[string]string { return &c.Labels })},
 	{flag: "platform", usage: "`PLATFORM` to offer instead of those found (repeatable)", set: texts(func(c *Config) *[]string { return &c.Platforms })},
 	{flag: "entitlement", usage: "let builds ask for `NAME`: network.host, security.insecure or device (repeatable)", set: texts(func(c *Config) *[]string { return &c.Entitlements })},

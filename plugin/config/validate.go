@@ -83,6 +83,11 @@ func (s Snapshots) validate() error {
 	if s.Root != "" && !filepath.IsAbs(s.Root) {
 		return fmt.Errorf("snapshots.root: %q is not an absolute path", s.Root)
 	}
+	for key, path := range map[string]string{"criAddress": s.Lazy.CRIAddress, "kubeconfig": s.Lazy.Kubeconfig} {
+		if path != "" && !filepath.IsAbs(path) {
+			return fmt.Errorf("snapshots.lazy.%s: %q is not an absolute path", key, path)
+		}
+	}
 	return nil
 }
 

@@ -82,7 +82,11 @@ func New(ctx context.Context, cfg Config) (*Filesystem, error) {
 }
 
 // Close gives up the process, which serves on as long as something is mounted.
+// That of a nil one does nothing.
 func (f *Filesystem) Close() error {
+	if f == nil {
+		return nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var errs []error

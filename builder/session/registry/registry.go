@@ -60,6 +60,7 @@ type Registries struct {
 	cfg      Config
 	sessions *session.Manager
 	logins   *logins
+	grants   grants
 
 	mu    sync.Mutex
 	hosts map[string]cachedHosts

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/reference"
 	"github.com/containerd/log"
 	"github.com/containerd/stargz-snapshotter/service/keychain/cri"
 	"github.com/containerd/stargz-snapshotter/service/keychain/dockerconfig"
-	"github.com/containerd/stargz-snapshotter/service/keychain/kubeconfig"
 	"github.com/containerd/stargz-snapshotter/service/resolver"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -27,8 +25,8 @@ type keychain struct {
 	close   func()
 	cri     resolver.Credential // nil for none
 	docker  resolver.Credential // nil for none
-	kube    atomic.Pointer[resolver.Credential]
-	limited chan struct{} // slots for those who look something up
+	kube    *kubeSecrets        // nil for none
+	limited chan struct{}       // slots for those who look something up
 }
 
 func newKeychain(s lazy.Settings) *keychain {
@@ -38,10 +36,7 @@ func newKeychain(s lazy.Settings) *keychain {
 		k.docker = dockerconfig.NewDockerconfigKeychain(ctx)
 	}
 	if s.Kubeconfig != "" {
-		go func() { // it waits for the cluster
-			c := kubeconfig.NewKubeconfigKeychain(ctx, kubeconfig.WithKubeconfigPath(s.Kubeconfig))
-			k.kube.Store(&c)
-		}()
+		k.kube = &kubeSecrets{kubeconfig: s.Kubeconfig}
 	}
 	return k
 }
@@ -52,12 +47,12 @@ const lookupTimeout = 10 * time.Second
 // credentials looks for those of a host: first in what kubelets sent, then in
 // Docker's file, then in the cluster's secrets. None is no error.
 func (k *keychain) credentials(host string, ref reference.Spec) (user, secret string, _ error) {
-	all := []resolver.Credential{k.cri, k.docker}
-	if c := k.kube.Load(); c != nil {
-		all = append(all, *c)
-	}
 	ctx, cancel := context.WithTimeout(k.ctx, lookupTimeout)
 	defer cancel()
+	all := []resolver.Credential{k.cri, k.docker}
+	if k.kube != nil {
+		all = append(all, func(host string, _ reference.Spec) (string, string, error) { return k.kube.find(ctx, host) })
+	}
 	for _, find := range all {
 		if find == nil {
 			continue
