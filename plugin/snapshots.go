@@ -71,7 +71,10 @@ func (s *snapshots) reached(ctx context.Context, st *store.Store) error {
 	for {
 		_, err := st.Snapshots.View(ctx, key, "")
 		if err == nil {
-			return st.Snapshots.Remove(ctx, key)
+			if err = st.Snapshots.Remove(ctx, key); errdefs.IsNotFound(err) { // collected
+				err = nil
+			}
+			return err
 		}
 		select {
 		case <-ctx.Done():
