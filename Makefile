@@ -90,6 +90,10 @@ chaos: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Kill and damage daemons
 soak: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build 1,000 times in one daemon and print its memory (SOAK="-builds N")
 	nice go test -v -count 1 -timeout 3h -run Soak ./integration/chaos -args -builds 1000 $(SOAK)
 
+.PHONY: cycles
+cycles: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build and run on the snapshotter for long (CYCLES="-cycles N")
+	nice go test -v -count 1 -timeout 3h -run Cycles ./integration/snapshotter -args -cycles 200 $(CYCLES)
+
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")
 	go build -o $(BIN)/conformance ./integration/conformance

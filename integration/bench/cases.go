@@ -19,6 +19,8 @@ type benchCase struct {
 	prepare func(context.Context, *work) error // may be nil
 	timed   func(context.Context, *work) error
 	repeat  int // timed so often in one sample, for what is too short for one; 0 is 1
+	// containerd: the daemons are on one.
+	containerd bool
 }
 
 var cases = []benchCase{
@@ -46,6 +48,17 @@ var cases = []benchCase{
 		prepare: build("FROM BASE\nRUN true\n"), timed: clients(24, "FROM BASE\n"+steps(6, "RUN true NONCE %d"))},
 	{name: "builds100", what: "one after another 100 builds of 2 steps, by a daemon just started",
 		prepare: restart, timed: builds(100, "FROM BASE\n"+steps(2, "RUN true NONCE %d"))},
+	{name: "build-run", what: "a small layer on an image of 300 MB that is there, to the first output of a container of it",
+		prepare: build(onData("echo prepared NONCE"), "--output=type=image,name=localhost/prepared:latest,unpack=true"),
+		timed:   buildAndRun(onData("echo NONCE")), containerd: true},
+	{name: "build-run-same", what: "the same when nothing changed",
+		prepare: buildAndRun(onData("echo NONCE")), timed: buildAndRun(onData("echo NONCE")), containerd: true},
+}
+
+// onData is a step on the large image whose output the container prints. It
+// doesn't end at once, since ctr then now and then shows nothing.
+func onData(command string) string {
+	return "FROM DATA\nRUN " + command + " > /out\nENTRYPOINT [\"/bin/sh\", \"-c\", \"/bin/cat /out; sleep 0.1\"]\n"
 }
 
 var cachedSteps = "FROM BASE\n" + steps(20, "RUN true %d")
@@ -65,8 +78,22 @@ func parallelStages(n int) string {
 }
 
 // build is a timed or prepare function.
-func build(dockerfile string) func(context.Context, *work) error {
-	return func(ctx context.Context, w *work) error { return w.build(ctx, dockerfile) }
+func build(dockerfile string, args ...string) func(context.Context, *work) error {
+	return func(ctx context.Context, w *work) error { return w.build(ctx, dockerfile, args...) }
+}
+
+// buildAndRun builds an image, starts it, and takes until it says something.
+func buildAndRun(dockerfile string) func(context.Context, *work) error {
+	return func(ctx context.Context, w *work) error {
+		image := "localhost/" + w.nonce + ":latest"
+		if err := w.build(ctx, dockerfile, "--output=type=image,name="+image+",unpack=true"); err != nil {
+			return err
+		}
+		w.containers++
+		end, err := w.daemon.runImage(ctx, image, fmt.Sprintf("kiln-%s-%d", w.nonce, w.containers))
+		w.after = append(w.after, end)
+		return err
+	}
 }
 
 // buildTar builds to an OCI archive in the sample's folder.

@@ -13,14 +13,26 @@ import (
 type kind struct {
 	name string // also the program's
 	args []string
+	// snapshotter is the one that it uses in a containerd of its own; "" if it
+	// has everything in itself.
+	snapshotter string
 }
 
 var kinds = []kind{
 	{"buildkitd", []string{
 		"--oci-worker=true", "--containerd-worker=false",
 		"--oci-worker-snapshotter=overlayfs", "--oci-worker-gc=false",
-	}},
-	{"kilnd", []string{"--backend", "embedded"}},
+	}, ""},
+	{"kilnd", []string{"--backend", "embedded"}, ""},
+}
+
+// onContainerd are the same two, for what ends in a container.
+var onContainerd = []kind{
+	{"buildkitd", []string{
+		"--oci-worker=false", "--containerd-worker=true", "--containerd-worker-namespace=default",
+		"--containerd-worker-snapshotter=overlayfs", "--containerd-worker-gc=false",
+	}, "overlayfs"},
+	{"kilnd", []string{"--backend", "host", "--snapshots", "--snapshotter", "kiln"}, "kiln"},
 }
 
 // daemon is one running build daemon with a root of its own.
@@ -29,12 +41,23 @@ type daemon struct {
 	root string
 	addr string
 	*server
+	containerd *containerd // nil: none
 }
 
 // start starts a daemon on a new root below dir and waits until it answers.
 func (k kind) start(ctx context.Context, dir string) (*daemon, error) {
-	root := filepath.Join(dir, k.name)
-	d := &daemon{kind: k, root: root, addr: "unix://" + filepath.Join(dir, k.name+".sock")}
+	name := k.name
+	if k.snapshotter != "" {
+		name += "-on-containerd"
+	}
+	d := &daemon{kind: k, root: filepath.Join(dir, name), addr: "unix://" + filepath.Join(dir, name+".sock")}
+	if k.snapshotter != "" {
+		var err error
+		if d.containerd, err = startContainerd(ctx, dir, name); err != nil {
+			return nil, err
+		}
+		d.args = append(d.args[:len(d.args):len(d.args)], d.containerd.flags(k.name)...)
+	}
 	return d, d.boot(ctx)
 }
 
@@ -71,6 +94,9 @@ func (d *daemon) remove() error {
 	}
 	if err := removeRoot(d.root); err != nil {
 		return fmt.Errorf("%s: %w", d.name, err)
+	}
+	if d.containerd != nil {
+		return d.containerd.remove()
 	}
 	return nil
 }

@@ -4,7 +4,8 @@
 // Both daemons run the whole time (buildkitd with its OCI worker on overlayfs
 // and without garbage collection, kilnd with its embedded backend), and take
 // turns run by run, so that whatever else the machine does falls on both. The
-// programs buildkitd, kilnd, buildctl, runc and registry are taken from PATH.
+// programs buildkitd, kilnd, buildctl, runc and registry are taken from PATH; for
+// what ends in a container each has a containerd of its own, from there as well.
 //
 // What is printed per case is the median over the runs, and kilnd's figure
 // divided by buildkitd's: below 1 kilnd needs less.

@@ -48,8 +48,8 @@ func run(ctx context.Context, o options) (results []result, err error) {
 			err = errors.Join(err, d.remove())
 		}
 	}()
-	for _, kind := range kinds {
-		if o.only != "" && kind.name != o.only {
+	for _, kind := range slices.Concat(kinds, onContainerd) {
+		if o.only != "" && kind.name != o.only || !o.needs(kind) {
 			continue
 		}
 		d, err := kind.start(ctx, dir)
@@ -65,13 +65,19 @@ func run(ctx context.Context, o options) (results []result, err error) {
 		return nil, err
 	}
 	for _, c := range o.cases {
-		r, err := c.measure(ctx, b, daemons, o.runs)
+		mine := slices.DeleteFunc(slices.Clone(daemons), func(d *daemon) bool { return c.containerd != (d.containerd != nil) })
+		r, err := c.measure(ctx, b, mine, o.runs)
 		results = append(results, r)
 		if err != nil {
 			return results, fmt.Errorf("case %s: %w", c.name, err)
 		}
 	}
 	return results, nil
+}
+
+// needs says whether a case runs on daemons of that kind.
+func (o options) needs(k kind) bool {
+	return slices.ContainsFunc(o.cases, func(c benchCase) bool { return c.containerd == (k.snapshotter != "") })
 }
 
 // measure runs one case on each daemon in turns, in alternating order.
@@ -104,6 +110,9 @@ func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error)
 		if err := c.prepare(ctx, w); err != nil {
 			return sample{}, fmt.Errorf("prepare: %w", err)
 		}
+		if err := w.finish(); err != nil {
+			return sample{}, fmt.Errorf("prepare: %w", err)
+		}
 	}
 	before, err := d.resetUsage()
 	if err != nil {
@@ -118,6 +127,9 @@ func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error)
 	wall := time.Since(start)
 	after, err := d.usage()
 	if err != nil {
+		return sample{}, err
+	}
+	if err := w.finish(); err != nil {
 		return sample{}, err
 	}
 	n := time.Duration(max(c.repeat, 1))

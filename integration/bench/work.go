@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +18,9 @@ type work struct {
 	context string // an empty folder
 	nonce   string // makes steps new to every cache
 	dir     string
+	// after is what is left to do once the time is taken; nil functions are none.
+	after      []func() error
+	containers int
 }
 
 func newWork(b *base, d *daemon) (*work, error) {
@@ -30,6 +34,18 @@ func newWork(b *base, d *daemon) (*work, error) {
 }
 
 func (w *work) remove() { os.RemoveAll(w.dir) }
+
+// finish does what is left to do.
+func (w *work) finish() error {
+	var errs []error
+	for _, fn := range w.after {
+		if fn != nil {
+			errs = append(errs, fn())
+		}
+	}
+	w.after = nil
+	return errors.Join(errs...)
+}
 
 // build builds a Dockerfile with the sample's context. In its text, BASE and
 // DATA stand for the registry's images and NONCE for the sample's nonce.

@@ -145,10 +145,14 @@ func (b *bed) building(text string, args ...string) *exec.Cmd {
 	return b.daemon.Client("kiln", append(append([]string{"build"}, args...), dir)...)
 }
 
-// container runs an image and returns what it says.
-func (b *bed) container(image string, args ...string) string {
+// container runs an image and returns what it says. Of one in sixty that say
+// something ctr shows nothing, on any snapshotter.
+func (b *bed) container(image string, args ...string) (said string) {
 	b.Helper()
-	return b.run(b.running(image, args...)).stdout
+	for tries := 0; said == "" && tries < 3; tries++ {
+		said = b.run(b.running(image, args...)).stdout
+	}
+	return said
 }
 
 func (b *bed) running(image string, args ...string) *exec.Cmd {
