@@ -184,17 +184,17 @@ func startIn(pidfd *os.File, cmd *exec.Cmd) error {
 
 // order puts the process into r's cgroup and says what it is to become.
 func (n *native) order(r *run, pid int) (*inside.Order, error) {
-	config, err := translate(r.ID, r.spec)
+	config, err := cgroupOf(r.spec.Linux)
 	if err != nil {
 		return nil, err
 	}
-	if r.cgroup, err = manager.New(config.Cgroups); err != nil {
+	if r.cgroup, err = manager.New(config); err != nil {
 		return nil, err
 	}
 	if err := r.cgroup.Apply(pid); err != nil {
 		return nil, err
 	}
-	if err := r.cgroup.Set(config.Cgroups.Resources); err != nil {
+	if err := r.cgroup.Set(config.Resources); err != nil {
 		return nil, err
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -207,7 +207,11 @@ func (n *native) order(r *run, pid int) (*inside.Order, error) {
 		return nil, err
 	}
 	process.DieWithParent = true
-	return &inside.Order{Sandbox: sandboxOrder(r, config, r.cgroup.GetPaths()), Process: process}, nil
+	around, err := sandboxOrder(r, r.cgroup.GetPaths())
+	if err != nil {
+		return nil, err
+	}
+	return &inside.Order{Sandbox: around, Process: process}, nil
 }
 
 // process is p with the environment that a runtime would give it.

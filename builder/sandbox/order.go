@@ -11,8 +11,6 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox/filter"
 	"github.com/kiln-build/kiln/builder/sandbox/inside"
 	"github.com/moby/sys/capability"
-	"github.com/opencontainers/runc/libcontainer/configs"
-	"github.com/opencontainers/runc/libcontainer/specconv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -55,11 +53,12 @@ func supported(s *specs.Spec) error {
 		return fmt.Errorf("the processes of the host: %w", errUnsupported)
 	}
 	for _, m := range s.Mounts {
-		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-			return fmt.Errorf("ids of mount %s: %w", m.Destination, errUnsupported)
+		if _, err := orderMount(m); err != nil {
+			return err
 		}
 	}
-	return nil
+	_, err := cgroupOf(l)
+	return err
 }
 
 // cloneFlags make namespaces. That of cgroups is made later, when the process has
@@ -84,31 +83,15 @@ func newFlags(s *specs.Spec) uintptr {
 	return flags
 }
 
-// translate has runc's library read s, so that it means here what it means there.
-func translate(id string, s *specs.Spec) (*configs.Config, error) {
-	plain, linux := *s, *s.Linux
-	linux.Seccomp = nil // that is ours
-	plain.Linux = &linux
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: &plain})
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range config.Mounts {
-		if m.RecAttr != nil || m.Extensions != 0 || m.Flags&(unix.MS_REMOUNT|unix.MS_MOVE) != 0 {
-			return nil, fmt.Errorf("options of mount %s: %w", m.Destination, errUnsupported)
-		}
-	}
-	return config, nil
-}
-
 // sandboxOrder says what to make around the first process of r. cgroups are the
 // directories of its cgroup by controller.
-func sandboxOrder(r *run, config *configs.Config, cgroups map[string]string) *inside.Sandbox {
+func sandboxOrder(r *run, cgroups map[string]string) (*inside.Sandbox, error) {
+	l := r.spec.Linux
 	s := &inside.Sandbox{
-		ID: r.ID, Hostname: config.Hostname, Root: config.Rootfs, RootReadonly: config.Readonlyfs,
-		Masked: config.MaskPaths, Readonly: config.ReadonlyPaths,
+		ID: r.ID, Hostname: r.spec.Hostname, Root: r.spec.Root.Path, RootReadonly: r.spec.Root.Readonly,
+		Masked: l.MaskedPaths, Readonly: l.ReadonlyPaths,
 	}
-	for _, ns := range r.spec.Linux.Namespaces {
+	for _, ns := range l.Namespaces {
 		switch ns.Type {
 		case specs.NetworkNamespace:
 			s.Network, s.Loopback = ns.Path, ns.Path == ""
@@ -117,29 +100,47 @@ func sandboxOrder(r *run, config *configs.Config, cgroups map[string]string) *in
 		}
 	}
 	dev := true
-	for _, m := range config.Mounts {
-		if m.Device == "cgroup" {
-			addCgroups(s, m, cgroups)
-			continue
+	for _, m := range r.spec.Mounts {
+		om, err := orderMount(m)
+		if err != nil {
+			return nil, err
 		}
-		if m.Destination == "/dev" && m.IsBind() {
+		if om.Target == "/dev" && om.Type == "bind" {
 			dev = false
 		}
-		s.Mounts = append(s.Mounts, orderMount(m))
+		if om.Type == "cgroup" {
+			addCgroups(s, om, cgroups)
+		} else {
+			s.Mounts = append(s.Mounts, om)
+		}
 	}
 	if dev {
-		addDevices(s, config)
+		addDevices(s, l.Devices)
 	}
-	return s
+	return s, nil
 }
 
-func addDevices(s *inside.Sandbox, config *configs.Config) {
-	kinds := map[rune]uint32{'c': unix.S_IFCHR, 'u': unix.S_IFCHR, 'b': unix.S_IFBLK, 'p': unix.S_IFIFO}
-	for _, d := range config.Devices {
-		s.Devices = append(s.Devices, inside.Device{
-			Path: d.Path, Mode: uint32(d.FileMode.Perm()) | kinds[rune(d.Type)],
-			Dev: unix.Mkdev(uint32(d.Major), uint32(d.Minor)), UID: int(d.Uid), GID: int(d.Gid),
-		})
+// addDevices adds the usual devices, then those of the specification.
+func addDevices(s *inside.Sandbox, devices []specs.LinuxDevice) {
+	for _, d := range usualDevices {
+		if d.path == "" || slices.ContainsFunc(devices, func(o specs.LinuxDevice) bool { return filepath.Clean(o.Path) == d.path }) {
+			continue
+		}
+		s.Devices = append(s.Devices, inside.Device{Path: d.path, Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(uint32(d.major), uint32(d.minor))})
+	}
+	kinds := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+	for _, d := range devices {
+		node := inside.Device{Path: d.Path, Mode: kinds[d.Type] | 0o666, Dev: unix.Mkdev(uint32(d.Major), uint32(d.Minor))}
+		if d.FileMode != nil {
+			node.Mode = kinds[d.Type] | uint32(d.FileMode.Perm())
+		}
+		if d.UID != nil {
+			node.UID = int(*d.UID)
+		}
+		if d.GID != nil {
+			node.GID = int(*d.GID)
+		}
+		s.Devices = append(s.Devices, node)
 	}
 	s.Links = append(s.Links,
 		[2]string{"/dev/ptmx", "pts/ptmx"}, [2]string{"/dev/fd", "/proc/self/fd"}, [2]string{"/dev/stdin", "/proc/self/fd/0"},
@@ -151,14 +152,13 @@ func addDevices(s *inside.Sandbox, config *configs.Config) {
 
 // addCgroups shows a process its cgroup: in a namespace of its own, or the
 // directories of the first version's hierarchies.
-func addCgroups(s *inside.Sandbox, m *configs.Mount, cgroups map[string]string) {
-	attrs := mountAttrs(m.Flags)
+func addCgroups(s *inside.Sandbox, m inside.Mount, cgroups map[string]string) {
 	if s.CgroupNamespace {
-		s.Mounts = append(s.Mounts, inside.Mount{Target: m.Destination, Type: "cgroup2", Source: "cgroup", Set: attrs})
+		s.Mounts = append(s.Mounts, inside.Mount{Target: m.Target, Type: "cgroup2", Source: "cgroup", Set: m.Set})
 		return
 	}
 	s.Mounts = append(s.Mounts, inside.Mount{
-		Target: m.Destination, Type: "tmpfs", Source: "tmpfs", Data: []string{"mode=755"}, Set: attrs &^ unix.MOUNT_ATTR_RDONLY,
+		Target: m.Target, Type: "tmpfs", Source: "tmpfs", Data: []string{"mode=755"}, Set: m.Set &^ unix.MOUNT_ATTR_RDONLY,
 	})
 	var seen []string
 	for controller, dir := range cgroups {
@@ -170,45 +170,13 @@ func addCgroups(s *inside.Sandbox, m *configs.Mount, cgroups map[string]string) 
 			continue
 		}
 		seen = append(seen, name)
-		s.Mounts = append(s.Mounts, inside.Mount{Target: filepath.Join(m.Destination, name), Type: "bind", Source: dir, Recursive: true, Set: attrs})
+		s.Mounts = append(s.Mounts, inside.Mount{Target: filepath.Join(m.Target, name), Type: "bind", Source: dir, Recursive: true, Set: m.Set})
 		if strings.Contains(name, ",") {
 			for alias := range strings.SplitSeq(name, ",") {
-				s.Links = append(s.Links, [2]string{filepath.Join(m.Destination, alias), name})
+				s.Links = append(s.Links, [2]string{filepath.Join(m.Target, alias), name})
 			}
 		}
 	}
-}
-
-func orderMount(m *configs.Mount) inside.Mount {
-	out := inside.Mount{
-		Target: m.Destination, Type: m.Device, Source: m.Source,
-		Set: mountAttrs(m.Flags), Clear: mountAttrs(m.ClearedFlags) &^ unix.MOUNT_ATTR__ATIME,
-	}
-	if m.IsBind() {
-		out.Type, out.Recursive = "bind", m.Flags&unix.MS_REC != 0
-	} else if m.Data != "" {
-		out.Data = strings.Split(m.Data, ",")
-	}
-	for _, p := range m.PropagationFlags {
-		out.Propagation = uint64(p)
-	}
-	return out
-}
-
-// mountAttrs are the attributes of mount_setattr(2) for flags of mount(2).
-func mountAttrs(flags int) uint64 {
-	var attrs uint64
-	for flag, attr := range map[int]uint64{
-		unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY, unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID, unix.MS_NODEV: unix.MOUNT_ATTR_NODEV,
-		unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME,
-		unix.MS_STRICTATIME: unix.MOUNT_ATTR_STRICTATIME, unix.MS_NODIRATIME: unix.MOUNT_ATTR_NODIRATIME,
-		unix.MS_NOSYMFOLLOW: unix.MOUNT_ATTR_NOSYMFOLLOW,
-	} {
-		if flags&flag != 0 {
-			attrs |= attr
-		}
-	}
-	return attrs
 }
 
 // processOrder says what p is to become.

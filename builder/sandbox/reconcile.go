@@ -44,7 +44,7 @@ func (c *Runc) Reconcile(ctx context.Context) error {
 	var errs []error
 	for _, id := range c.strangers() {
 		bundle := filepath.Join(c.runsDir(), id)
-		err := c.removeStranger(ctx, id, cgroupOf(bundle, id))
+		err := c.removeStranger(ctx, id, notedCgroup(bundle, id))
 		if err == nil {
 			err = os.RemoveAll(bundle)
 		}
@@ -78,8 +78,8 @@ func (c *Runc) strangers() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// cgroupOf is the cgroup in a bundle's configuration; "" if it has none of that id.
-func cgroupOf(bundle, id string) string {
+// notedCgroup is the cgroup in a bundle's configuration; "" if it has none of that id.
+func notedCgroup(bundle, id string) string {
 	var spec specs.Spec
 	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil || json.Unmarshal(text, &spec) != nil || spec.Linux == nil {
