@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
+	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
@@ -48,6 +49,10 @@ type Config struct {
 	// default.
 	Labels    map[string]string
 	Platforms []ocispec.Platform
+	// Emulation runs steps of other platforms. Those that it finds are the worker's
+	// too, unless FixedPlatforms.
+	Emulation      *emulation.Emulators
+	FixedPlatforms bool
 	// MaxParallelism bounds how many processes run at once; 0: no bound.
 	MaxParallelism int
 	CgroupParent   string
@@ -133,7 +138,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 	b.exec = &op.ExecConfig{
 		Layers: b.layers, Runner: b.cfg.Runner, Sessions: b.cfg.Sessions,
 		Caches: op.NewCacheMounts(b.layers, b.records), Dir: dir, CgroupParent: b.cfg.CgroupParent,
-		Limits: b.cfg.Limits,
+		Limits: b.cfg.Limits, Emulation: b.cfg.Emulation,
 	}
 	if n := b.cfg.MaxParallelism; n > 0 {
 		b.exec.Slots = make(chan struct{}, n)

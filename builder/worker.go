@@ -19,7 +19,15 @@ type Worker struct {
 
 // Workers are all workers; the first is the default.
 func (b *Builder) Workers() []Worker {
-	return []Worker{{ID: b.id, Labels: b.cfg.Labels, Platforms: b.cfg.Platforms, Policies: b.cfg.Policies, Devices: b.cfg.Devices.List()}}
+	return []Worker{{ID: b.id, Labels: b.cfg.Labels, Platforms: b.platforms(), Policies: b.cfg.Policies, Devices: b.cfg.Devices.List()}}
+}
+
+// platforms are what can be built for now, the default first.
+func (b *Builder) platforms() []ocispec.Platform {
+	if b.cfg.FixedPlatforms || b.cfg.Emulation == nil {
+		return b.cfg.Platforms
+	}
+	return b.cfg.Emulation.Platforms()
 }
 
 func (b *Builder) workerInfo() []gwclient.WorkerInfo {

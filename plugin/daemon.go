@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
+	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/bridge"
 	"github.com/kiln-build/kiln/plugin/config"
@@ -37,6 +38,7 @@ type Daemon struct {
 	store     *store.Store
 	network   *cni.Provider // nil: the host's
 	runner    *sandbox.Runc
+	emulators *emulation.Emulators
 	builder   *builder.Builder
 	history   *history.History
 	control   *control.Server
@@ -71,6 +73,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.network, err = openNetwork(cfg); err != nil {
 		return nil, err
 	}
+	d.emulators = openEmulation(cfg)
 	devices, err := openDevices(cfg.CDI)
 	if err != nil {
 		return nil, err
@@ -128,6 +131,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	if d.runner != nil {
 		errs = append(errs, d.runner.Close())
+	}
+	if d.emulators != nil {
+		d.emulators.Close()
 	}
 	if d.network != nil {
 		errs = append(errs, d.network.Close())

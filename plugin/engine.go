@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
+	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/plugin/config"
@@ -55,6 +56,8 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		Devices:        devices,
 		Labels:         workerLabels(cfg, st),
 		Platforms:      platforms,
+		FixedPlatforms: len(cfg.Platforms) > 0,
+		Emulation:      d.emulators,
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
 		CgroupParent:   cfg.Sandbox.CgroupParent,
 		Limits:         limits,
@@ -62,6 +65,12 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		Ceiling:        ceiling(cfg.GC, disk),
 		Frontends:      frontends(cfg),
 	})
+}
+
+// openEmulation finds nothing yet. A rootless daemon has no rights for a namespace of
+// all users.
+func openEmulation(cfg config.Config) *emulation.Emulators {
+	return emulation.New(emulation.Config{MaxAge: cfg.PlatformsMaxAge.Duration, Private: !cfg.Sandbox.Rootless})
 }
 
 // openDevices is nil where builds get no devices.

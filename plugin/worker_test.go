@@ -1,15 +1,11 @@
 package plugin
 
 import (
-	"os"
-	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/containerd/platforms"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/config"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func TestWorkerLabels(t *testing.T) {
@@ -41,31 +37,5 @@ func TestWorkerPlatforms(t *testing.T) {
 	got, err := workerPlatforms([]string{"linux/arm64", "linux/arm/v7"})
 	if err != nil || len(got) != 2 || platforms.Format(got[0]) != "linux/arm64" || platforms.Format(got[1]) != "linux/arm/v7" {
 		t.Errorf("%v, error %v", got, err)
-	}
-}
-
-func TestEmulated(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	for name, entry := range map[string]string{
-		"qemu-aarch64": "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: POCF\noffset 0\n",
-		"qemu-s390x":   "disabled\ninterpreter /usr/bin/qemu-s390x-static\nflags: POCF\n",
-		"qemu-riscv64": "enabled\ninterpreter /usr/bin/qemu-riscv64-static\nflags: \n",
-		"qemu-x86_64":  "enabled\ninterpreter x\nflags: F\n",
-		"python3.11":   "enabled\nflags: F\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(entry), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var got []string
-	for _, p := range emulated(dir, ocispec.Platform{OS: "linux", Architecture: "amd64"}) {
-		got = append(got, platforms.Format(p))
-	}
-	if !slices.Equal(got, []string{"linux/arm64"}) {
-		t.Errorf("emulated: %v", got)
-	}
-	if all := emulated(filepath.Join(dir, "nothing"), ocispec.Platform{OS: "linux", Architecture: "amd64"}); all != nil {
-		t.Errorf("without binfmt_misc: %v", all)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/schedule"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
@@ -83,7 +85,7 @@ func (c *Container) mount(ctx context.Context, spec op.ContainerSpec) error {
 // containerSpec makes the trees of the request's mounts.
 func (b *Bridge) containerSpec(ctx context.Context, req gwclient.NewContainerRequest) (op.ContainerSpec, error) {
 	spec := op.ContainerSpec{
-		Hostname: req.Hostname, ExtraHosts: req.ExtraHosts, Network: req.NetMode, OS: req.Platform.GetOS(),
+		Hostname: req.Hostname, ExtraHosts: req.ExtraHosts, Network: req.NetMode, Platform: platform(req.Platform),
 	}
 	if len(req.Mounts) > maxMounts {
 		return spec, fmt.Errorf("a container with %d mounts; there can be %d: %w", len(req.Mounts), maxMounts, errdefs.ErrInvalidArgument)
@@ -105,6 +107,10 @@ func (b *Bridge) containerSpec(ctx context.Context, req gwclient.NewContainerReq
 		spec.Mounts = append(spec.Mounts, mount)
 	}
 	return spec, nil
+}
+
+func platform(p *pb.Platform) ocispec.Platform {
+	return platforms.Normalize(ocispec.Platform{OS: p.GetOS(), Architecture: p.GetArchitecture(), Variant: p.GetVariant()})
 }
 
 // tree is that of the reference of a mount, or the one with its result id:

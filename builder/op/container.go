@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // ContainerSpec says what the processes of a container share.
@@ -22,8 +23,8 @@ type ContainerSpec struct {
 	Hostname   string
 	ExtraHosts []*pb.HostIP
 	Network    pb.NetMode
-	// OS is that of the programs, "" if it is this one's.
-	OS string
+	// Platform is that of the programs; what it lacks is as here.
+	Platform ocispec.Platform
 }
 
 // Container is a set of mounts on which processes run beside each other, for
@@ -100,7 +101,7 @@ func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO) error {
 		return fmt.Errorf("invalid security mode %d: %w", p.Security, errdefs.ErrInvalidArgument)
 	}
 	path := defaultPath
-	if c.spec.OS == "windows" {
+	if c.spec.Platform.OS == "windows" {
 		path = defaultWindowsPath
 	}
 	vars := p.Env
@@ -123,7 +124,8 @@ func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO) error {
 	defer close(c.down)
 	spec := c.sandbox(proc)
 	spec.RemoveStubsRecursive = p.RemoveStubsRecursive
-	return c.cfg.Runner.Run(ctx, spec, io, func() { close(c.up) })
+	err = c.cfg.Runner.Run(ctx, spec, io, func() { close(c.up) })
+	return c.cfg.explain(err, c.spec.Platform)
 }
 
 // errEnded is why a process can't join the first one.
@@ -148,21 +150,22 @@ func (c *Container) join(ctx context.Context, p sandbox.Process, io sandbox.IO) 
 // sandbox is that of the first process.
 func (c *Container) sandbox(p sandbox.Process) sandbox.Spec {
 	return sandbox.Spec{
-		ID:           c.id,
-		Root:         c.m.root,
-		ReadonlyRoot: c.m.rootReadonly,
-		Mounts:       c.m.mounts,
-		Args:         p.Args,
-		Env:          p.Env,
-		Cwd:          p.Cwd,
-		User:         p.User,
-		Hostname:     c.spec.Hostname,
-		ExtraHosts:   hosts(c.spec.ExtraHosts),
-		CgroupParent: c.cfg.CgroupParent,
-		Network:      networks[c.spec.Network],
-		Resources:    c.cfg.Limits,
-		Security:     p.Security,
-		Terminal:     p.Terminal,
+		ID:            c.id,
+		Root:          c.m.root,
+		ReadonlyRoot:  c.m.rootReadonly,
+		Mounts:        c.m.mounts,
+		Args:          p.Args,
+		Env:           p.Env,
+		Cwd:           p.Cwd,
+		User:          p.User,
+		Hostname:      c.spec.Hostname,
+		ExtraHosts:    hosts(c.spec.ExtraHosts),
+		CgroupParent:  c.cfg.CgroupParent,
+		Network:       networks[c.spec.Network],
+		Resources:     c.cfg.Limits,
+		UserNamespace: c.cfg.Emulation.Namespace(c.spec.Platform),
+		Security:      p.Security,
+		Terminal:      p.Terminal,
 	}
 }
 

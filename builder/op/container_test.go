@@ -24,6 +24,7 @@ import (
 	"github.com/kiln-build/kiln/builder/session/sessiontest"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/solver/pb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // execBench runs processes on a real store with a real runtime.
@@ -238,7 +239,7 @@ func TestContainerProcesses(t *testing.T) {
 		want string
 	}{
 		"defaults":     {p: env, want: defaultPath},
-		"other system": {spec: ContainerSpec{OS: "windows"}, p: env, want: defaultWindowsPath},
+		"other system": {spec: ContainerSpec{Platform: ocispec.Platform{OS: "windows"}}, p: env, want: defaultWindowsPath},
 		"own values":   {p: with(func(p *Process) { p.Env = []string{"PATH=/x", "A=1"} }), want: "/x 1"},
 		"terminal":     {p: with(func(p *Process) { p.Terminal = true }), want: defaultPath + " xterm"},
 		"own terminal": {p: with(func(p *Process) { p.Terminal, p.Env = true, []string{"TERM=vt"} }), want: defaultPath + " vt"},

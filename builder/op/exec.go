@@ -13,11 +13,13 @@ import (
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // ExecConfig is what running processes takes. One serves all steps.
@@ -34,6 +36,8 @@ type ExecConfig struct {
 	CgroupParent string
 	// Limits hold for every process; steps may ask for less.
 	Limits sandbox.Resources
+	// Emulation is for steps of other platforms; nil is none.
+	Emulation *emulation.Emulators
 }
 
 // Exec runs a process on mounts.
@@ -133,6 +137,7 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 		Security:             securities[e.exec.Security],
 		Resources:            e.cfg.Limits.Under(resources(e.step.Meta.Resources)),
 		Devices:              e.devices,
+		UserNamespace:        e.cfg.Emulation.Namespace(e.step.OCIPlatform()),
 		Observe:              job.Progress.Used,
 		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
 	}
@@ -178,6 +183,7 @@ func (e *Exec) outcome(err error) error {
 		return nil
 	}
 	command := strings.Join(e.exec.Meta.Args, " ")
+	err = e.cfg.explain(err, e.step.OCIPlatform())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		if e.valid(int32(exit.Code)) {
@@ -186,6 +192,28 @@ func (e *Exec) outcome(err error) error {
 		err = &gatewaypb.ExitError{ExitCode: uint32(exit.Code), Err: err}
 	}
 	return fmt.Errorf("process %q did not complete successfully: %w", command, err)
+}
+
+// Exit codes of what could not execute a program: a shell, and the runtime's first
+// process, which has reported its start by then.
+const (
+	exitShell = 126
+	exitInit  = 255
+)
+
+// explain adds what to do where a program may not have been one of this machine's.
+func (cfg *ExecConfig) explain(err error, p ocispec.Platform) error {
+	var start *sandbox.StartError
+	var exit *sandbox.ExitError
+	foreign := errors.As(err, &start) && strings.Contains(start.Reason, unix.ENOEXEC.Error()) ||
+		errors.As(err, &exit) && (exit.Code == exitShell || exit.Code == exitInit)
+	if !foreign || cfg.Emulation.Namespace(p) != "" {
+		return err
+	}
+	if advice := cfg.Emulation.Advice(p); advice != "" {
+		return fmt.Errorf("%w: %s", err, advice)
+	}
+	return err
 }
 
 func (e *Exec) valid(code int32) bool {

@@ -22,7 +22,7 @@ func script(text string, mounts ...*pb.Mount) *graph.Step {
 			Meta:   &pb.Meta{Args: []string{"/bin/sh", "-c", text}},
 			Mounts: append([]*pb.Mount{root}, mounts...),
 		}}},
-		Outputs: 1,
+		Outputs: 1, Platform: &pb.Platform{},
 	}
 	for _, m := range mounts {
 		s.Outputs = max(s.Outputs, int(m.Output)+1)

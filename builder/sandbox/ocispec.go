@@ -68,6 +68,9 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 	if c.cfg.HostPID {
 		shareProcesses(s)
 	}
+	if r.UserNamespace != "" {
+		enterUserNamespace(s, r.UserNamespace)
+	}
 	if c.cfg.Rootless {
 		unprivilege(s)
 	}

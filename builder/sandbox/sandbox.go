@@ -45,6 +45,9 @@ type Spec struct {
 	Network      Network
 	Security     Security
 	Resources    Resources
+	// UserNamespace is the file of a user namespace for the process, in which all
+	// users are those outside; "" is that of the runner.
+	UserNamespace string
 	// Devices are the full names of CDI devices that the process gets.
 	Devices []string
 	// Observe, if not nil, is called with what the processes use: now and then while

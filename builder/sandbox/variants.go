@@ -54,6 +54,20 @@ func shareProcesses(s *specs.Spec) {
 	}
 }
 
+// enterUserNamespace runs s in a user namespace. There sysfs can't be mounted, for the
+// network is not that namespace's: the host's is shown, without the host's cgroups.
+func enterUserNamespace(s *specs.Spec, file string) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: file})
+	s.Linux.MaskedPaths = append(slices.Clip(s.Linux.MaskedPaths), "/sys/fs/cgroup")
+	s.Linux.Devices = nil
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	for i, m := range s.Mounts {
+		if m.Type == "sysfs" {
+			s.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "rro"}}
+		}
+	}
+}
+
 // unprivilege takes from s what a user namespace without a network namespace and
 // without delegated cgroups of its own does not allow: sysfs and cgroups. The flags
 // that the kernel locked on a bind mount's source are repeated, as it demands.

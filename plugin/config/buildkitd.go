@@ -33,6 +33,9 @@ type bkFile struct {
 		SpecDirs    []string `toml:"specDirs"`
 		AutoAllowed []string `toml:"autoAllowed"`
 	} `toml:"cdi"`
+	System struct {
+		PlatformsCacheMaxAge *Duration `toml:"platformsCacheMaxAge"`
+	} `toml:"system"`
 	DNS     DNS `toml:"dns"`
 	History struct {
 		MaxAge     *Duration `toml:"maxAge"`

@@ -25,6 +25,9 @@ func (f *bkFile) config(env Environment) (Config, error) {
 		c.Log.Format = "text"
 	}
 	c.Entitlements, c.DNS, c.Registries, c.CertsDirs = f.Entitlements, f.DNS, f.Registries, nil
+	if age := f.System.PlatformsCacheMaxAge; age != nil {
+		c.PlatformsMaxAge = *age
+	}
 	c.Labels, c.Platforms = maps.Clone(w.Labels), w.Platforms
 	c.Sandbox.MaxParallelism, c.Sandbox.CgroupParent, c.Sandbox.AppArmor = w.MaxParallelism, w.CgroupParent, w.AppArmor
 	c.Sandbox.Rootless = w.Rootless

@@ -53,6 +53,9 @@ type Config struct {
 	// Labels are added to the worker's, Platforms replace those found.
 	Labels    map[string]string `toml:"labels"`
 	Platforms []string          `toml:"platforms"`
+	// PlatformsMaxAge is how long the emulators that were found count as those
+	// that there are; negative is for ever.
+	PlatformsMaxAge Duration `toml:"platformsCacheMaxAge"`
 	// Entitlements are what builds may ask for.
 	Entitlements []string `toml:"entitlements"`
 
@@ -254,12 +257,13 @@ type paths struct {
 func Default(env Environment) Config {
 	p := env.paths("kiln")
 	return Config{
-		Root:       p.data,
-		Addresses:  []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
-		Log:        Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
-		Backend:    BackendAuto,
-		NameImages: true,
-		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
+		Root:            p.data,
+		Addresses:       []string{"unix://" + filepath.Join(p.run, "kilnd.sock")},
+		Log:             Log{Format: "text", Level: "info", StepSize: 2 << 20, StepSpeed: 200 << 10},
+		PlatformsMaxAge: Duration{20 * time.Second},
+		Backend:         BackendAuto,
+		NameImages:      true,
+		Containerd:      Containerd{Address: "/run/containerd/containerd.sock", Namespace: "default"},
 		Snapshots: Snapshots{Address: filepath.Join(p.run, "snapshotter.sock"), Lazy: Lazy{
 			Enabled: true, BackgroundFetch: true, CacheSize: Size{Percent: 10}, DockerConfig: true,
 			MountTimeout: Duration{20 * time.Second}, FetchTimeout: Duration{time.Minute},
