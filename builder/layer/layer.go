@@ -28,6 +28,9 @@ type Layer struct {
 
 	// dir, if not "", has all of the tree; for [Store.Files].
 	dir string
+	// ground is what trees on the layer stand on, unless too much lies there
+	// already; nil if that isn't known.
+	ground *ground
 	// source is the blob that the layer was unpacked from; nil for none.
 	source *Blob
 }

@@ -25,7 +25,7 @@ func (s *Store) diff(ctx context.Context, l *Layer) (d diff, release func(), err
 	if l.Parent == nil {
 		return d, releaseUpper, nil
 	}
-	lower, releaseLower, err := s.views.acquire(ctx, l.Parent)
+	lower, releaseLower, err := s.views.acquire(ctx, l.base())
 	if err != nil {
 		releaseUpper()
 		return diff{}, nil, err

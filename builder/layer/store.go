@@ -59,8 +59,10 @@ type Store struct {
 	background background
 	unpacking  keyLock // by chain ID
 	packing    keyLock // by layer and compression
+	merging    keyLock // by the name of a merged snapshot
 	noVolatile atomic.Bool
 	nextDir    atomic.Int64
+	maxRun     int // see ground
 }
 
 // New opens the layer store below cfg.Root. It unmounts what a killed process
@@ -84,7 +86,7 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer store: %w", err)
 	}
-	s := &Store{store: st, root: root, id: id, lease: "kiln-mounts-" + id}
+	s := &Store{store: st, root: root, id: id, lease: "kiln-mounts-" + id, maxRun: defaultRun}
 	s.views.init(s, cfg.Linger)
 	s.background.init()
 	ctx = st.Context(ctx)
@@ -118,6 +120,7 @@ func (s *Store) Close(ctx context.Context) error {
 func (s *Store) Open(ctx context.Context, name string) (*Layer, error) {
 	ctx = s.store.Context(ctx)
 	var top *Layer
+	infos := map[string]snapshots.Info{}
 	for at := &top; name != ""; at = &(*at).Parent {
 		info, err := s.store.Snapshots.Stat(ctx, name)
 		if err != nil {
@@ -126,13 +129,15 @@ func (s *Store) Open(ctx context.Context, name string) (*Layer, error) {
 		if info.Kind != snapshots.KindCommitted {
 			return nil, fmt.Errorf("layer %s isn't finished: %w", name, errdefs.ErrNotFound)
 		}
-		*at = fromInfo(info)
-		name = info.Parent
+		*at, infos[name] = fromInfo(info), info
+		if name = info.Labels[labelParent]; name == "" {
+			name = info.Parent
+		}
 	}
 	if top == nil {
 		return nil, fmt.Errorf("layer without a name: %w", errdefs.ErrNotFound)
 	}
-	return top, nil
+	return top, s.grounds(ctx, top.Chain(), infos)
 }
 
 // fromInfo makes a Layer without a parent.

@@ -23,6 +23,7 @@ type Workspace struct {
 	s          *Store
 	tree       *tree
 	parent     *Layer
+	ground     *ground // of the snapshot, which has the parent's tree
 	lease      string
 	persistent bool
 	mounted    bool // this workspace counts in tree.users
@@ -43,12 +44,20 @@ func (s *Store) NewWorkspace(ctx context.Context, parent *Layer) (*Workspace, er
 	if parent == nil {
 		labels[store.LabelPrivate] = "true"
 	}
-	t, err := s.prepare(ctx, key, parent, labels)
+	g, err := s.groundFor(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	on := parent
+	if g != nil {
+		on = &Layer{Name: g.name}
+	}
+	t, err := s.prepare(ctx, key, on, labels)
 	if err != nil {
 		return nil, err
 	}
 	lease, _ := leases.FromContext(ctx)
-	return &Workspace{s: s, tree: t, parent: parent, lease: lease}, nil
+	return &Workspace{s: s, tree: t, parent: parent, ground: g, lease: lease}, nil
 }
 
 // OpenWorkspace returns the writable tree with the name, which outlives the
@@ -156,11 +165,13 @@ func (w *Workspace) Commit(ctx context.Context, meta Meta) (*Layer, error) {
 	if lease, ok := leases.FromContext(ctx); ok {
 		l.Lease = lease
 	}
+	l.ground = newGround(l.Name, w.ground, 0)
 	labels := map[string]string{
 		labelCreated:     l.Created.Format(time.RFC3339Nano),
 		labelDescription: cut(l.Description, maxDescription),
 		labelLease:       l.Lease,
 	}
+	w.s.parentLabels(labels, l)
 	if err := w.s.store.Snapshots.Commit(w.s.store.Context(ctx), l.Name, w.tree.key, snapshots.WithLabels(labels)); err != nil {
 		return nil, fmt.Errorf("commit workspace %s: %w", w.tree.key, noSpace(err))
 	}
