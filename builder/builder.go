@@ -36,9 +36,11 @@ type Config struct {
 	Root  string
 	Store *store.Store
 	// Images is where built images get names; nil: they get none.
-	Images   images.Store
-	Runner   sandbox.Runner
-	Sessions *session.Manager
+	Images images.Store
+	// UnnamedImages: images that are built without a name are kept there too.
+	UnnamedImages bool
+	Runner        sandbox.Runner
+	Sessions      *session.Manager
 	// Registries are where images come from and go to.
 	Registries *registry.Registries
 	// Entitlements may be granted to builds.
@@ -148,7 +150,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
 	b.exporters = export.New(export.Config{
-		Layers: b.layers, Store: b.cfg.Store, Images: b.cfg.Images, Sessions: b.cfg.Sessions,
+		Layers: b.layers, Store: b.cfg.Store, Images: b.cfg.Images, Unnamed: b.cfg.UnnamedImages, Sessions: b.cfg.Sessions,
 		Registry: pushRegistry{b.cfg.Registries}, Labels: map[string]string{labelOwner: b.id},
 	})
 	return err

@@ -62,9 +62,10 @@ func (c Ceiling) holds(used, free int64) bool {
 	return free >= c.MinFree && (c.MaxUsed == 0 || used <= c.MaxUsed)
 }
 
-// lowered is a ceiling below which there is room for a step to begin.
+// lowered is a ceiling below which there is room for a step to begin, or to go on
+// for a while.
 func (c Ceiling) lowered() Ceiling {
-	return Ceiling{MaxUsed: c.MaxUsed - c.MaxUsed/20, MinFree: c.MinFree}
+	return Ceiling{MaxUsed: c.MaxUsed - c.MaxUsed/20, MinFree: c.MinFree + c.MinFree/20}
 }
 
 func size(n int64) string { return units.BytesSize(float64(max(n, 0))) }

@@ -10,11 +10,12 @@ import (
 	"github.com/kiln-build/kiln/builder/cache"
 )
 
-// The guard looks at the disk this often while something is written. Measuring
-// what the builder has is dear: it is done when the free space says that it may
-// be too much, or after measureEvery.
+// The guard looks at the disk this often while something is written, at how much of
+// it is free, which costs next to nothing. Measuring what the builder has is dear:
+// it is done when the free space says that it may be too much, or after
+// measureEvery.
 const (
-	lookEvery    = 100 * time.Millisecond
+	lookEvery    = 20 * time.Millisecond
 	measureEvery = 15 * time.Second
 	forever      = 100 * 365 * 24 * time.Hour
 )
@@ -136,18 +137,24 @@ func (g *guard) wait(ctx context.Context, name string) error {
 	}
 }
 
-// watch fails the step that has written the most whenever the ceiling does not
-// hold, and waits for that step's end. It goes on while there are steps: they
-// may come and go faster than the disk is measured.
+// watch removes what nobody uses in time, before the ceiling is reached, but doesn't
+// try so again and again. Whenever the ceiling does not hold nevertheless, it fails
+// the step that has written the most, and waits for that step's end. It goes on
+// while there are steps: they may come and go faster than the disk is measured.
 func (g *guard) watch(ctx context.Context) {
 	wait := lookEvery
+	var tried time.Time
 	for {
 		time.Sleep(wait)
 		wait = lookEvery
 		if g.unwatched() {
 			return
 		}
-		full, err := g.full(ctx, g.ceiling, measureEvery)
+		c := g.ceiling
+		if time.Since(tried) > measureEvery {
+			c = c.lowered()
+		}
+		full, err := g.full(ctx, c, measureEvery)
 		if g.unwatched() {
 			return
 		}
@@ -157,6 +164,10 @@ func (g *guard) watch(ctx context.Context) {
 			continue
 		}
 		if full == nil {
+			continue
+		}
+		if g.ceiling.holds(full.Used, full.Free) {
+			tried = time.Now()
 			continue
 		}
 		g.mu.Lock()

@@ -143,34 +143,49 @@ func (b *Builder) prune(ctx context.Context, policies []cache.Policy, removed fu
 	defer b.pruning.Unlock()
 	var all []cache.Usage // as it is now; nil: not known
 	for _, p := range policies {
-		if all == nil {
-			s, err := b.survey(ctx)
-			if err != nil {
-				return err
-			}
-			all = s.records
-		}
-		chosen, err := cache.Select(all, p, b.disk(), time.Now())
-		if err != nil {
-			return err
-		}
-		for _, u := range chosen {
-			if err := b.remove(ctx, u); err != nil {
-				if inUseOrGone(err) {
-					continue
+		// What a removed record shared with others still takes space, and counts
+		// for one of them now: so this may take several rounds.
+		for more := true; more; {
+			if all == nil {
+				s, err := b.survey(ctx)
+				if err != nil {
+					return err
 				}
+				all = s.records
+			}
+			var err error
+			if more, err = b.pruneOnce(ctx, all, p, removed); err != nil {
 				return err
 			}
-			removed(u)
-			all = nil
-		}
-		if all == nil {
-			if err := b.sweep(ctx); err != nil { // the next one may look at the disk
-				return err
+			if more {
+				all = nil
 			}
 		}
 	}
 	return b.sweep(ctx)
+}
+
+// pruneOnce removes what a policy chooses of all records, and says whether that was
+// anything.
+func (b *Builder) pruneOnce(ctx context.Context, all []cache.Usage, p cache.Policy, removed func(cache.Usage)) (some bool, _ error) {
+	chosen, err := cache.Select(all, p, b.disk(), time.Now())
+	if err != nil {
+		return false, err
+	}
+	for _, u := range chosen {
+		if err := b.remove(ctx, u); err != nil {
+			if inUseOrGone(err) {
+				continue
+			}
+			return some, err
+		}
+		removed(u)
+		some = true
+	}
+	if !some {
+		return false, nil
+	}
+	return true, b.sweep(ctx) // the next round may look at the disk
 }
 
 // sweep frees what nothing needs any more, and returns when it is gone.

@@ -49,6 +49,7 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		Root:           cfg.Root,
 		Store:          st,
 		Images:         namedImages(cfg, st),
+		UnnamedImages:  st.Host != nil,
 		Runner:         d.runner,
 		Sessions:       of.sessions,
 		Registries:     of.registries,

@@ -62,7 +62,7 @@ func newEnvOn(t testing.TB, st *store.Store, root string) *env {
 	sessions := session.NewManager()
 	registries := registry.New(registry.Config{}, sessions)
 	e := &env{st: st, layers: layers}
-	e.Exporters = New(Config{Layers: layers, Store: st, Images: st.Images, Sessions: sessions, Registry: testAccess{registries}})
+	e.Exporters = New(Config{Layers: layers, Store: st, Images: st.Images, Unnamed: true, Sessions: sessions, Registry: testAccess{registries}})
 	e.retry.first = time.Millisecond
 	e.job = schedule.Job{Sessions: func() []string { return sessions.IDs() }, Progress: event.Progress{Sink: &e.events}}
 	t.Cleanup(func() {

@@ -27,7 +27,10 @@ type Config struct {
 	Layers *layer.Store
 	Store  *store.Store
 	// Images is where images get their names; nil: they get none here.
-	Images   images.Store
+	Images images.Store
+	// Unnamed: so do those without a name, as PREFIX@DIGEST, for others who use the
+	// store. Where nobody does they would only take space, which nothing frees.
+	Unnamed  bool
 	Sessions *session.Manager
 	Registry Registry
 	// Labels are on the leases for what is being exported, by which one who starts

@@ -99,8 +99,12 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	if x.danglingPrefix != "" && (len(named) == 0 || !x.danglingOnlyIfNoOtherName) {
 		img.names = append(slices.Clip(named), x.danglingPrefix+"@"+img.root.Digest.String())
 	}
-	if x.store && x.cfg.Images != nil && len(img.names) > 0 {
-		err = x.keep(ctx, job.Progress, img)
+	kept := img.names
+	if !x.cfg.Unnamed {
+		kept = named
+	}
+	if x.store && x.cfg.Images != nil && len(kept) > 0 {
+		err = x.keep(ctx, job.Progress, img, kept)
 	} else {
 		err = x.write(ctx, job.Progress, img)
 	}
@@ -123,7 +127,7 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 
 // keep makes the image one of the store's. Whoever finds it by a name finds it
 // complete.
-func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *built) error {
+func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *built, names []string) error {
 	if !x.incomplete {
 		if err := img.complete(); err != nil {
 			return err
@@ -140,11 +144,11 @@ func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *
 		return err
 	}
 	if unpack != nil {
-		if err := x.unpackTo(ctx, progress, unpack, img.names[0]); err != nil {
+		if err := x.unpackTo(ctx, progress, unpack, names[0]); err != nil {
 			return err
 		}
 	}
-	for _, name := range img.names {
+	for _, name := range names {
 		if err := x.record(ctx, progress, img, name); err != nil {
 			return err
 		}

@@ -169,6 +169,27 @@ func TestUnpackUsesSnapshotsAsTheyLie(t *testing.T) {
 	}
 }
 
+// TestUnnamedImages: where nobody else uses the store, images without a name are not
+// kept in it.
+func TestUnnamedImages(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.cfg.Unnamed = false
+	l := e.layer(t, nil, map[string]string{"a": "1"})
+	for _, name := range []string{"", "a:1"} {
+		attrs := parse("dangling-name-prefix=<none>,unpack=true")
+		attrs["name"] = name
+		out := e.mustExport(t, Target{Type: "image", Attrs: attrs}, single(l))
+		if !strings.Contains(out.Response["image.name"], "<none>@sha256:") {
+			t.Errorf("%q: the response names %q", name, out.Response["image.name"])
+		}
+	}
+	all, err := e.st.Images.List(e.ctx)
+	if err != nil || len(all) != 1 || !strings.HasSuffix(all[0].Name, "a:1") {
+		t.Errorf("images %+v, %v", all, err)
+	}
+}
+
 func TestImageNames(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"testing"
@@ -96,5 +97,32 @@ func TestSettled(t *testing.T) {
 				t.Errorf("%d resources are left", n)
 			}
 		})
+	}
+}
+
+// TestSettleWaits expects Settle to wait for what is being unmounted already.
+func TestSettleWaits(t *testing.T) {
+	root := t.TempDir()
+	st := openStore(t, "overlayfs", root)
+	defer st.Close()
+	ctx := lease(t, context.Background(), st)
+	s, err := New(ctx, st, Config{Root: root + "/layers", Linger: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(ctx)
+	l := build(t, ctx, s, nil, func(dir string) { write(t, dir+"/a", "1") })
+	for range 50 {
+		_, release, err := s.Mount(ctx, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if err := s.Settle(); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(root + "/layers/mounts"); err != nil || len(left) > 0 {
+			t.Fatalf("left: %v, %v", left, err)
+		}
 	}
 }

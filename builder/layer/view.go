@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,12 +54,13 @@ type views struct {
 	byName map[string]*view
 	idle   int
 	closed bool
-	left   []string       // snapshots of views that are unmounted and could not be removed
-	work   sync.WaitGroup // mounting and unmounting
+	ending map[*view]chan struct{} // being unmounted since their time is over; closed at the end
+	left   []string                // snapshots of views that are unmounted and could not be removed
+	work   sync.WaitGroup          // mounting and unmounting
 }
 
 func (vs *views) init(s *Store, linger time.Duration) {
-	vs.s, vs.linger, vs.byName = s, linger, map[string]*view{}
+	vs.s, vs.linger, vs.byName, vs.ending = s, linger, map[string]*view{}, map[*view]chan struct{}{}
 }
 
 func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
@@ -181,10 +184,16 @@ func (vs *views) release(v *view) {
 // drop unmounts a view that nobody uses. vs.mu is held.
 func (vs *views) drop(v *view) {
 	delete(vs.byName, v.name)
+	ended := make(chan struct{})
+	vs.ending[v] = ended
 	vs.work.Go(func() {
 		if err := vs.unmount(v); err != nil {
 			log.L.WithError(err).Warn("unmount layer")
 		}
+		vs.mu.Lock()
+		delete(vs.ending, v)
+		vs.mu.Unlock()
+		close(ended)
 	})
 }
 
@@ -199,7 +208,8 @@ func (vs *views) unmount(v *view) error {
 }
 
 // Settle unmounts the layers that are only mounted because they may be used
-// again, so that a collection can remove them.
+// again, and waits for those that are being unmounted, so that a collection can
+// remove them.
 func (s *Store) Settle() error { return s.views.settle() }
 
 func (vs *views) settle() error {
@@ -215,9 +225,13 @@ func (vs *views) settle() error {
 			idle = append(idle, v)
 		}
 	}
+	ending := slices.Collect(maps.Values(vs.ending))
 	vs.mu.Unlock()
 	for _, v := range idle {
 		errs = append(errs, vs.unmount(v))
+	}
+	for _, ended := range ending {
+		<-ended
 	}
 	return errors.Join(errs...)
 }

@@ -67,9 +67,9 @@ func (b *bed) highest() (stop func() int64) {
 	return func() int64 { close(end); <-done; return most.Load() }
 }
 
-// slowly writes so many MiB at about 50 MiB a second.
+// slowly writes so many MiB at 30 MiB a second or less.
 func slowly(file string, count int) string {
-	return fmt.Sprintf("for i in $(seq %d); do dd if=/dev/urandom bs=1M count=1 >> %s 2> /dev/null; sleep 0.01; done", count, file)
+	return fmt.Sprintf("for i in $(seq %d); do dd if=/dev/urandom bs=1M count=1 >> %s 2> /dev/null; sleep 0.03; done", count, file)
 }
 
 // TestCeiling lets steps write more than the daemon may have on its disk: they

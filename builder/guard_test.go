@@ -1,0 +1,129 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kiln-build/kiln/builder/cache"
+)
+
+// pool is a disk of 1000 bytes of which the builder has used so many: by steps, and
+// by what can be removed.
+type pool struct {
+	steps, removable int64
+	relieved         int
+	others           int // builds that run beside
+}
+
+func (p *pool) guard(c Ceiling) *guard {
+	return &guard{
+		ceiling: c,
+		disk:    func() cache.Disk { return cache.Disk{Total: 1000, Free: 1000 - p.steps - p.removable} },
+		measure: func(context.Context) (int64, error) { return p.steps + p.removable, nil },
+		written: func(_ context.Context, lease string) (int64, error) { return p.steps, nil },
+		relieve: func(context.Context, Ceiling) error {
+			p.relieved++
+			p.removable = 0
+			return nil
+		},
+		builds: func() int { return 1 + p.others },
+		steps:  map[*guarded]struct{}{}, ended: make(chan struct{}),
+	}
+}
+
+// TestGuardFailsWhatWrites: what can be removed is removed first, and then the step
+// that writes is stopped, soon.
+func TestGuardFailsWhatWrites(t *testing.T) {
+	for name, c := range map[string]struct {
+		ceiling Ceiling
+		want    string
+	}{
+		"a maximum": {Ceiling{MaxUsed: 100}, "120B of at most 100B (maxUsedSpace) are used, 120B of it by step \"writes\""},
+		"a minimum": {Ceiling{MinFree: 900}, "880B are free on the disk, less than 900B"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &pool{removable: 50}
+				g := p.guard(c.ceiling)
+				ctx, leave, err := g.enter(t.Context(), "writes")
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.steps = 70
+				time.Sleep(2 * lookEvery)
+				if p.removable != 0 || ctx.Err() != nil {
+					t.Errorf("%d bytes are left that nobody uses, %v", p.removable, ctx.Err())
+				}
+				p.steps = 120
+				time.Sleep(2 * lookEvery)
+				var full *CeilingError
+				if err := context.Cause(ctx); !errors.As(err, &full) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("the step's context has ended with %v", err)
+				}
+				leave()
+				time.Sleep(2 * lookEvery) // the watcher ends
+			})
+		})
+	}
+}
+
+// TestGuardRemovesInTime: before the ceiling is reached room is made, and if there is
+// none to make the step goes on, and the measuring doesn't.
+func TestGuardRemovesInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pool{}
+		g := p.guard(Ceiling{MaxUsed: 100})
+		ctx, leave, err := g.enter(t.Context(), "writes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.steps = 97
+		time.Sleep(measureEvery / 2)
+		if p.relieved != 1 || ctx.Err() != nil {
+			t.Errorf("room was made %d times, %v", p.relieved, ctx.Err())
+		}
+		leave()
+		time.Sleep(2 * lookEvery)
+	})
+}
+
+// TestGuardWaits: a step waits for room while others may make some, and not for ever.
+func TestGuardWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		others  int
+		room    time.Duration // when others make room; 0: never
+		took    time.Duration
+		refused bool
+	}{
+		"nobody else":        {refused: true},
+		"another ends":       {others: 1, room: 10 * time.Second, took: 10 * time.Second},
+		"another ends late":  {others: 1, room: 2 * waitForRoom, took: waitForRoom, refused: true},
+		"another never ends": {others: 1, took: waitForRoom, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &pool{steps: 110, others: c.others}
+				g := p.guard(Ceiling{MaxUsed: 100})
+				if c.room > 0 {
+					time.AfterFunc(c.room, func() {
+						p.steps = 0
+						g.changed()
+					})
+				}
+				begun := time.Now()
+				_, leave, err := g.enter(t.Context(), "waits")
+				if took := time.Since(begun); took != c.took || (err != nil) != c.refused {
+					t.Errorf("%v after %v", err, took)
+				}
+				if err == nil {
+					leave()
+				}
+				time.Sleep(2 * c.room)
+			})
+		})
+	}
+}
