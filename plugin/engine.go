@@ -68,10 +68,13 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 	})
 }
 
-// openEmulation finds nothing yet. A rootless daemon has no rights for a namespace of
-// all users.
+// openEmulation finds nothing yet.
 func openEmulation(cfg config.Config) *emulation.Emulators {
-	return emulation.New(emulation.Config{MaxAge: cfg.PlatformsMaxAge.Duration, Private: !cfg.Sandbox.Rootless})
+	c := emulation.Config{MaxAge: cfg.PlatformsMaxAge.Duration, Register: emulation.InNewNamespace}
+	if cfg.Sandbox.Rootless {
+		c.Register = emulation.InOwnNamespace
+	}
+	return emulation.New(c)
 }
 
 // openDevices is nil where builds get no devices.

@@ -32,10 +32,8 @@ func init() {
 // registrations that it reads, a line each up to an empty one, and waits for the end
 // of its input.
 func hold() error {
-	if err := unix.Mount("binfmt_misc", binfmtDir, "binfmt_misc", 0, ""); err != nil {
-		return fmt.Errorf("mount binfmt_misc: %w; kernels before 6.7 have none for a user namespace", err)
-	}
 	in := bufio.NewReader(os.Stdin)
+	var lines []string
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
@@ -44,13 +42,28 @@ func hold() error {
 		if line = strings.TrimSuffix(line, "\n"); line == "" {
 			break
 		}
-		if err := os.WriteFile(filepath.Join(binfmtDir, "register"), []byte(line), 0); err != nil {
-			return fmt.Errorf("register %s: %w", line, err)
-		}
+		lines = append(lines, line)
+	}
+	if err := register(lines); err != nil {
+		return err
 	}
 	fmt.Println("ok")
 	_, err := io.Copy(io.Discard, in)
 	return err
+}
+
+// register makes the binfmt_misc of this process' user namespace.
+func register(lines []string) error {
+	if err := unix.Mount("binfmt_misc", binfmtDir, "binfmt_misc", 0, ""); err != nil {
+		return fmt.Errorf("mount binfmt_misc: %w; kernels before 6.7 have none for a user namespace", err)
+	}
+	for _, line := range lines {
+		err := os.WriteFile(filepath.Join(binfmtDir, "register"), []byte(line), 0)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("register %s: %w", line, err)
+		}
+	}
+	return nil
 }
 
 // namespace is a user namespace, in which all users and groups are those outside,

@@ -29,12 +29,25 @@ const binfmtDir = "/proc/sys/fs/binfmt_misc"
 type Config struct {
 	// MaxAge is how long what was found counts; negative is for ever.
 	MaxAge time.Duration
-	// Private allows a user namespace with a binfmt_misc of its own; it takes the
-	// rights of the machine's root.
-	Private bool
+	// Register is where emulators that are installed may be made known.
+	Register Register
 	// Find gives the path of a program; nil is exec.LookPath.
 	Find func(name string) (string, error)
 }
+
+// Register is a place where the kernel can be told of emulators.
+type Register int
+
+const (
+	// Nowhere: only what the machine knows is used.
+	Nowhere Register = iota
+	// InNewNamespace is a user namespace for the processes of steps. It takes the
+	// rights of the machine's root.
+	InNewNamespace
+	// InOwnNamespace is the user namespace, not the machine's, that this process is
+	// root of, if the machine knows no emulators at all: the namespace forgets them.
+	InOwnNamespace
+)
 
 // Emulators are what this machine can run. It is safe for concurrent use; close it.
 type Emulators struct {
@@ -50,6 +63,7 @@ type Emulators struct {
 	ns      *namespace         // with lines; nil until it is needed
 	broken  error              // why there is none
 	old     []*namespace       // steps may still begin in them
+	mounted bool               // there is a binfmt_misc of our own user namespace
 }
 
 // New finds nothing yet.
@@ -57,7 +71,9 @@ func New(cfg Config) *Emulators {
 	if cfg.Find == nil {
 		cfg.Find = exec.LookPath
 	}
-	cfg.Private = cfg.Private && kernelHasPrivate()
+	if !kernelHasPrivate() {
+		cfg.Register = Nowhere
+	}
 	return &Emulators{cfg: cfg, own: platforms.Normalize(platforms.DefaultSpec()), binfmt: binfmtDir}
 }
 
@@ -100,10 +116,27 @@ func (e *Emulators) Namespace(p ocispec.Platform) string {
 	if contains(e.host, p) || !contains(e.private, p) {
 		return ""
 	}
+	if e.cfg.Register == InOwnNamespace {
+		e.registerHere()
+		return ""
+	}
 	if ns := e.open(); ns != nil {
 		return ns.path()
 	}
 	return ""
+}
+
+// registerHere makes a binfmt_misc for the user namespace of this process. The next
+// look finds in it what was registered.
+func (e *Emulators) registerHere() {
+	if e.broken != nil || e.mounted {
+		return
+	}
+	if e.broken = register(e.lines); e.broken != nil {
+		log.L.WithError(e.broken).Warn("emulators are installed and can't be used")
+		return
+	}
+	e.mounted, e.looked = true, time.Time{}
 }
 
 // Advice says what to do where a program of the platform could not be run; "" if it is
@@ -149,10 +182,13 @@ func (e *Emulators) look() {
 			e.host = append(e.host, p)
 			continue
 		}
-		if line := e.line(f); line != "" && e.cfg.Private && !e.native(p) {
+		if line := e.line(f); line != "" && e.cfg.Register != Nowhere && !e.native(p) {
 			e.private = append(e.private, p)
 			lines = append(lines, line)
 		}
+	}
+	if e.cfg.Register == InOwnNamespace && len(e.host) > 0 {
+		e.private, lines = nil, nil
 	}
 	if slices.Equal(lines, e.lines) {
 		return
@@ -197,7 +233,10 @@ func (e *Emulators) Close() {
 			n.close()
 		}
 	}
-	e.old, e.ns, e.lines, e.looked = nil, nil, nil, time.Time{}
+	if e.mounted {
+		unix.Unmount(binfmtDir, unix.MNT_DETACH) //nolint:errcheck // the namespace ends soon
+	}
+	e.old, e.ns, e.lines, e.looked, e.mounted = nil, nil, nil, time.Time{}, false
 }
 
 // opensAnywhere tells whether an entry of binfmt_misc is enabled, and for a program

@@ -25,7 +25,7 @@ func formatAll(all []ocispec.Platform) (names []string) {
 
 // amd64 is a machine of that platform with some programs, and a binfmt_misc at dir.
 func amd64(dir string, programs ...string) *Emulators {
-	e := New(Config{Private: true, MaxAge: -1, Find: func(name string) (string, error) {
+	e := New(Config{Register: InNewNamespace, MaxAge: -1, Find: func(name string) (string, error) {
 		if slices.Contains(programs, name) {
 			return "/usr/bin/" + name, nil
 		}
@@ -65,9 +65,27 @@ func TestPlatforms(t *testing.T) {
 		}
 	}
 	configured := amd64(dir, "qemu-riscv64")
-	configured.cfg.Private = false
+	configured.cfg.Register = Nowhere
 	if got := formatAll(configured.Platforms()); !slices.Equal(got, []string{"linux/amd64", "linux/arm64"}) {
 		t.Errorf("without a namespace: %v", got)
+	}
+}
+
+// TestOwnNamespace: what the machine knows isn't taken from the steps for the sake of
+// what it doesn't.
+func TestOwnNamespace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	e := amd64(dir, "qemu-riscv64")
+	e.cfg.Register, e.cfg.MaxAge = InOwnNamespace, 0
+	if got := formatAll(e.Platforms()); !slices.Equal(got, []string{"linux/amd64", "linux/riscv64"}) {
+		t.Errorf("on a machine that knows none: %v", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "qemu-aarch64"), []byte("enabled\nflags: F\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := formatAll(e.Platforms()); !slices.Equal(got, []string{"linux/amd64", "linux/arm64"}) {
+		t.Errorf("on one that knows another: %v", got)
 	}
 }
 
@@ -137,7 +155,7 @@ func TestNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := New(Config{Private: true, MaxAge: -1, Find: func(name string) (string, error) {
+	e := New(Config{Register: InNewNamespace, MaxAge: -1, Find: func(name string) (string, error) {
 		if name == "qemu-loongarch64" {
 			return busybox, nil
 		}
