@@ -30,7 +30,18 @@ func filled(t *testing.T) *Snapshotter {
 	if err := publish(t, s, "", "mine", "ns/2/top", "sha256:mine"); !errdefs.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
+	synced(s)
 	return s
+}
+
+// synced waits until the files of aliases are on disk.
+func synced(s *Snapshotter) {
+	s.syncing.mu.Lock()
+	busy := s.syncing.busy
+	s.syncing.mu.Unlock()
+	if busy != nil {
+		<-busy
+	}
 }
 
 func TestKilled(t *testing.T) {
@@ -90,6 +101,48 @@ func TestMachineCrash(t *testing.T) {
 	}
 	if n := dirs(t, s2); n != 4 {
 		t.Errorf("%d directories", n)
+	}
+}
+
+// What was given to containerd and isn't on disk when the machine goes down is
+// dropped, with what stands on it. If only the process is killed it stays.
+func TestCrashBeforeSync(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	wait := make(chan struct{})
+	s.syncing.sync = func() error { <-wait; return nil }
+	defer close(wait)
+	layer(t, s.Private(), "more", "mine", "more")
+	if err := publish(t, s, "", "more", "ns/77/sha256:mine", "sha256:more"); !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	if _, err := s.Prepare(background, "ns/9/container", "ns/77/sha256:more"); err != nil {
+		t.Fatal(err)
+	}
+	root := killed(t, s)
+	s2 := open(t, Config{Root: killed(t, s)})
+	if a, b := walk(t, s), walk(t, s2); a != b {
+		t.Errorf("a killed process leaves %q, not %q", b, a)
+	}
+	synced(s2)
+	if err := os.WriteFile(filepath.Join(root, "boot"), []byte("another run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s3 := open(t, Config{Root: root})
+	if got := walk(t, s3); got != "ns/1/base ns/2/top ns/3/active ns/4/view ns/5/nothing ns/77/sha256:mine" {
+		t.Errorf("there are %q", got)
+	}
+	if n := dirs(t, s3); n != 4 {
+		t.Errorf("%d directories", n)
+	}
+	// On disk after all, by the process that was killed in between.
+	root = killed(t, s2)
+	if err := os.WriteFile(filepath.Join(root, "boot"), []byte("another run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s4 := open(t, Config{Root: root})
+	if a, b := walk(t, s2), walk(t, s4); a != b {
+		t.Errorf("there are %q, not %q", b, a)
 	}
 }
 

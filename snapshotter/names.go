@@ -39,6 +39,8 @@ type entry struct {
 	created time.Time
 	updated time.Time
 	private bool // the space that it is in
+	// unsynced: the files may not be on disk. Guarded by disk.mu and space.write.
+	unsynced bool
 
 	children int // entries of the same space whose parent this is
 }

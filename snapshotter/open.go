@@ -25,6 +25,7 @@ import (
 type Snapshotter struct {
 	*space
 	engine  *space
+	syncing syncing
 	lock    *os.File
 	closing sync.Once
 	closed  error
@@ -83,7 +84,9 @@ func Open(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 		}
 	}()
 	d.removal.start(ctx, s.removeAll)
-	if err := dropSpoiled(ctx, root); err != nil {
+	s.syncing.sync = func() error { return syncFilesystem(root) }
+	crashed, err := dropSpoiled(ctx, root)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.space.open(filepath.Join(root, "containerd.db")); err != nil {
@@ -92,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 	if err := s.openEngine(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.reconcile(ctx)
+	return s, s.reconcile(ctx, crashed)
 }
 
 // openEngine opens the engine's names. They are cache, so that a damaged
@@ -178,7 +181,7 @@ func (sp *space) load(tx *bolt.Tx) error {
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err
 		}
-		e := &entry{name: string(name), kind: r.Kind, parent: r.Parent, labels: r.Labels, created: r.Created, updated: r.Updated}
+		e := &entry{name: string(name), kind: r.Kind, parent: r.Parent, labels: r.Labels, created: r.Created, updated: r.Updated, unsynced: r.Unsynced}
 		loaded[e.name] = e
 		if r.Dir != "" {
 			e.node, err = sp.loadNode(records, r.Dir, 0)

@@ -32,7 +32,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if id := e.labels[LabelAlias]; id != "" {
 		delete(e.labels, LabelAlias)
 		delete(wanted.labels, LabelAlias)
-		err := s.alias(id, target, wanted)
+		err := s.alias(ctx, id, target, wanted)
 		if err == nil || errdefs.IsAlreadyExists(err) {
 			return nil, fmt.Errorf("snapshot %q: %w", target, errdefs.ErrAlreadyExists)
 		}
@@ -122,7 +122,7 @@ func (sp *space) findIn(namespace, name string) (*entry, error) {
 
 // alias gives the directory of a ticket the name of e, which stands on a parent
 // with the same directories.
-func (s *Snapshotter) alias(id, target string, e *entry) error {
+func (s *Snapshotter) alias(ctx context.Context, id, target string, e *entry) error {
 	s.mu.Lock()
 	t, ok := s.tickets[id]
 	if !ok || t.target != target {
@@ -141,10 +141,12 @@ func (s *Snapshotter) alias(id, target string, e *entry) error {
 	s.mu.Unlock()
 	e.node, e.labels = t.node, maps.Clone(e.labels)
 	e.labels[LabelShares] = t.from
+	e.unsynced = true
 	if err := s.insert(e, t.node.parent); err != nil {
 		s.unpin(t.node)
 		return err
 	}
+	s.syncLater(ctx, e.name)
 	return nil
 }
 

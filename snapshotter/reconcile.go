@@ -18,9 +18,12 @@ import (
 
 // reconcile makes the names and the directories agree: directories without
 // names are removed in the background, names without directories at once.
-func (s *Snapshotter) reconcile(ctx context.Context) error {
+func (s *Snapshotter) reconcile(ctx context.Context, crashed bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.dropUnsynced(ctx, crashed); err != nil {
+		return err
+	}
 	found, err := os.ReadDir(filepath.Join(s.root, "dirs"))
 	if err != nil {
 		return fmt.Errorf("snapshotter: %w", err)
@@ -51,15 +54,15 @@ func (s *Snapshotter) reconcile(ctx context.Context) error {
 				gone = append(gone, e)
 			}
 		}
-		if err := sp.lose(ctx, gone); err != nil {
+		if err := sp.lose(ctx, gone, "have vanished"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// lose removes names whose directories have vanished. d.mu is held.
-func (sp *space) lose(ctx context.Context, gone []*entry) error {
+// lose removes names whose files can't be used. d.mu is held.
+func (sp *space) lose(ctx context.Context, gone []*entry, why string) error {
 	if len(gone) == 0 {
 		return nil
 	}
@@ -75,7 +78,7 @@ func (sp *space) lose(ctx context.Context, gone []*entry) error {
 		return fmt.Errorf("write %s: %w", sp.db.Path(), err)
 	}
 	for _, e := range gone {
-		log.G(ctx).Warnf("the files of snapshot %s have vanished", e.name)
+		log.G(ctx).Warnf("snapshot %s is dropped: its files %s", e.name, why)
 		sp.drop(e)
 		sp.unref(e.node)
 	}
@@ -83,32 +86,32 @@ func (sp *space) lose(ctx context.Context, gone []*entry) error {
 }
 
 // dropSpoiled removes the engine's names if they were in use, and so maybe not
-// on disk, when the machine went down.
-func dropSpoiled(ctx context.Context, root string) error {
+// on disk, when the machine went down; crashed says whether it did.
+func dropSpoiled(ctx context.Context, root string) (crashed bool, _ error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return fmt.Errorf("snapshotter: boot id: %w", err)
+		return false, fmt.Errorf("snapshotter: boot id: %w", err)
 	}
 	mark := filepath.Join(root, "boot")
 	last, err := os.ReadFile(mark)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("snapshotter: %w", err)
+		return false, fmt.Errorf("snapshotter: %w", err)
 	}
 	if err == nil && string(last) == string(boot) {
-		return nil
+		return false, nil
 	}
-	if err == nil {
+	if crashed = err == nil; crashed {
 		log.G(ctx).Warn("the machine went down while the engine's snapshots were in use: they are dropped")
 		if err := os.Remove(filepath.Join(root, "engine.db")); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("snapshotter: %w", err)
+			return false, fmt.Errorf("snapshotter: %w", err)
 		}
 	}
 	f, err := os.OpenFile(mark, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("snapshotter: %w", err)
+		return false, fmt.Errorf("snapshotter: %w", err)
 	}
 	_, err = f.Write(boot)
-	return errors.Join(err, f.Sync(), f.Close())
+	return crashed, errors.Join(err, f.Sync(), f.Close())
 }
 
 // lockRoot keeps other processes off the directory.
@@ -138,6 +141,7 @@ func (s *Snapshotter) Close() error {
 
 func (s *Snapshotter) closeAll() error {
 	s.removal.close()
+	s.syncing.close()
 	var errs []error
 	clean := s.space.db != nil && s.engine.db != nil
 	for _, sp := range s.spaces() {
@@ -158,13 +162,8 @@ func (s *Snapshotter) closeAll() error {
 func (s *Snapshotter) markClean() error {
 	mark := filepath.Join(s.root, "boot")
 	if s.engineUses() {
-		dir, err := os.Open(s.root)
-		if err != nil {
-			return fmt.Errorf("snapshotter: %w", err)
-		}
-		defer dir.Close()
-		if err := unix.Syncfs(int(dir.Fd())); err != nil {
-			return fmt.Errorf("snapshotter: sync %s: %w", s.root, err)
+		if err := syncFilesystem(s.root); err != nil {
+			return err
 		}
 	}
 	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -31,6 +31,8 @@ type nameRecord struct {
 	Labels  map[string]string `json:",omitempty"`
 	Created time.Time
 	Updated time.Time
+	// Unsynced: the name is to be dropped after a crash of the machine.
+	Unsynced bool `json:",omitempty"`
 }
 
 type dirRecord struct {
@@ -106,7 +108,7 @@ func (sp *space) update(fn func(tx *bolt.Tx) error) error {
 }
 
 func (sp *space) putEntry(tx *bolt.Tx, e *entry) error {
-	r := nameRecord{Kind: e.kind, Parent: e.parent, Labels: e.labels, Created: e.created, Updated: e.updated}
+	r := nameRecord{Kind: e.kind, Parent: e.parent, Labels: e.labels, Created: e.created, Updated: e.updated, Unsynced: e.unsynced}
 	if e.node != nil {
 		r.Dir = e.node.id
 	}
