@@ -61,6 +61,7 @@ type bed struct {
 	testing.TB
 	daemon     *testbed.Daemon
 	containerd *testbed.Containerd
+	env        []string // of ctr
 }
 
 // setup makes the folders; nothing runs yet.
@@ -90,7 +91,7 @@ func start(t testing.TB) *bed {
 	dir, plugin, flags := setup(t)
 	c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
 	d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket)...)
-	return &bed{t, d, c}
+	return &bed{TB: t, daemon: d, containerd: c}
 }
 
 // ran is what a program said.
@@ -123,7 +124,7 @@ func (b *bed) must(err error) {
 
 func (b *bed) ctr(args ...string) string {
 	b.Helper()
-	return b.run(onKiln(b.containerd.Ctr(args...))).stdout
+	return b.run(b.onKiln(b.containerd.Ctr(args...))).stdout
 }
 
 func (b *bed) kiln(args ...string) ran {
@@ -156,12 +157,12 @@ func (b *bed) container(image string, args ...string) (said string) {
 }
 
 func (b *bed) running(image string, args ...string) *exec.Cmd {
-	return onKiln(b.containerd.Run(image, args...))
+	return b.onKiln(b.containerd.Run(image, args...))
 }
 
 // onKiln lets ctr use the snapshotter.
-func onKiln(ctr *exec.Cmd) *exec.Cmd {
-	ctr.Env = append(os.Environ(), "CONTAINERD_SNAPSHOTTER=kiln")
+func (b *bed) onKiln(ctr *exec.Cmd) *exec.Cmd {
+	ctr.Env = append(append(os.Environ(), "CONTAINERD_SNAPSHOTTER=kiln"), b.env...)
 	return ctr
 }
 

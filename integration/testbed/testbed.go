@@ -17,7 +17,7 @@ import (
 // build; the others are built by make tools or come from the distribution.
 var programs = []string{
 	"kilnd", "kiln",
-	"buildctl", "buildx", "containerd", "containerd-shim-runc-v2", "ctr", "registry", "runc",
+	"buildctl", "buildx", "containerd", "containerd-shim-runc-v2", "crictl", "ctr", "registry", "runc",
 	"busybox", "mkfs.ext4", "ssh-agent", "ssh-add", "ssh-keygen",
 }
 
