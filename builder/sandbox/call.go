@@ -43,6 +43,9 @@ func (x *external) exec(ctx context.Context, r *run, p execution, io IO, started
 	return x.call(ctx, cmd, io, started)
 }
 
+// close implements engine.
+func (x *external) close() error { return nil }
+
 // command is a call of the runtime that stays in the foreground with one process.
 // The files are the bundle's.
 type command struct {

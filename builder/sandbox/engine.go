@@ -18,6 +18,8 @@ type engine interface {
 	// remove kills and takes away what is left of a run, which may have been
 	// another daemon's. cgroup is "" where that isn't known.
 	remove(ctx context.Context, id, cgroup string) error
+	// close gives up what the engine has open; its processes may end with it.
+	close() error
 }
 
 // execution is a further process.
@@ -28,6 +30,13 @@ type execution struct {
 
 // openEngines opens those that the configuration names. One is enough.
 func (c *Runc) openEngines() error {
+	if c.cfg.Shim != nil {
+		t, err := newTasks(c, *c.cfg.Shim)
+		if err == nil {
+			c.engines = []engine{t}
+		}
+		return err
+	}
 	var errs []error
 	if c.cfg.Init != "" && !c.cfg.Rootless && !c.cfg.HostPID && !c.cfg.NoPivot {
 		n, err := newNative(c, c.cfg.Init)
@@ -63,10 +72,9 @@ func (c *Runc) engineFor(s *specs.Spec) (engine, error) {
 // Close ends all processes and gives up what c has open. No method may be called
 // afterwards.
 func (c *Runc) Close() error {
+	var errs []error
 	for _, e := range c.engines {
-		if n, ok := e.(*native); ok {
-			return n.close()
-		}
+		errs = append(errs, e.close())
 	}
-	return nil
+	return errors.Join(errs...)
 }

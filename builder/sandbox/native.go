@@ -52,7 +52,7 @@ func newNative(c *Runc, program string) (*native, error) {
 	return n, nil
 }
 
-// close ends all processes that still run.
+// close implements engine. Processes that still run are killed.
 func (n *native) close() error {
 	n.parent.close()
 	return n.init.Close()

@@ -19,6 +19,8 @@ import (
 
 // Config says how a Runc runs processes. StateDir is required.
 type Config struct {
+	// Shim has containerd start all processes; nil is to start them here.
+	Shim *Shim
 	// Init is the path of the program kiln-init, by which processes are started
 	// without a runtime, if their Spec and the host allow it; "" is not to.
 	Init string
