@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if err != nil {
 		return nil, err
 	}
-	if d.runner, err = openSandbox(ctx, cfg, d.network, devices); err != nil {
+	if d.runner, err = d.openSandbox(ctx, devices); err != nil {
 		return nil, err
 	}
 	if d.builder, err = d.openBuilder(ctx, devices, of); err != nil {

@@ -2,17 +2,13 @@ package plugin
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 
-	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/frontend"
 	"github.com/kiln-build/kiln/builder/sandbox"
-	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/session"
@@ -94,10 +90,10 @@ func entitlements(cfg config.Config) []string {
 }
 
 // openSandbox makes what runs processes, and removes what an earlier daemon on
-// the same root left of its own. network may be nil.
-func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider, devices *device.Devices) (*sandbox.Runc, error) {
+// the same root left of its own.
+func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*sandbox.Runc, error) {
+	cfg, network := d.cfg, d.network
 	c := sandbox.Config{
-		Binary:          cfg.Sandbox.Runtime,
 		StateDir:        filepath.Join(cfg.Root, "sandbox"),
 		DNS:             sandbox.DNS{Nameservers: cfg.DNS.Nameservers, Options: cfg.DNS.Options, Search: cfg.DNS.SearchDomains},
 		CgroupParent:    cfg.Sandbox.CgroupParent,
@@ -109,37 +105,14 @@ func openSandbox(ctx context.Context, cfg config.Config, network *cni.Provider, 
 	if network != nil {
 		c.Network = network
 	}
-	if c.Binary == "" {
-		c.Init = findInit(ctx, cfg.Sandbox.Init)
+	if err := d.chooseRuntime(ctx, &c); err != nil {
+		return nil, err
 	}
 	runner, err := sandbox.NewRunc(c)
 	if err != nil {
 		return nil, err
 	}
 	return runner, runner.Reconcile(ctx)
-}
-
-// initName is the program by which processes are started without a runtime.
-const initName = "kiln-init"
-
-// findInit looks for that program, if it isn't configured, beside this one and on
-// the PATH. It is "" if there is none: what it is for takes longer then.
-func findInit(ctx context.Context, configured string) string {
-	if configured != "" {
-		return configured
-	}
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), initName)
-		if _, err := os.Stat(beside); err == nil {
-			return beside
-		}
-	}
-	path, err := exec.LookPath(initName)
-	if err != nil {
-		log.G(ctx).Warnf("%s is neither beside this program nor on the PATH: steps are started by runc, which takes longer", initName)
-		return ""
-	}
-	return path
 }
 
 func frontends(cfg config.Config) map[string]frontend.Func {

@@ -64,6 +64,10 @@ func (f *bkFile) useWorker(c *Config, env Environment) (*bkWorker, error) {
 	case enabled(ctd.Enabled, true):
 		c.Backend = BackendHost
 		c.Snapshotter = ctd.Snapshotter
+		c.Sandbox.Runtime, c.Sandbox.RuntimePath, c.Sandbox.RuntimeOptions = ctd.Runtime.Name, ctd.Runtime.Path, ctd.Runtime.Options
+		if c.Sandbox.Runtime == "" && (ctd.Runtime.Path != "" || len(ctd.Runtime.Options) > 0) {
+			c.Sandbox.Runtime = "io.containerd.runc.v2"
+		}
 		return &ctd.bkWorker, nil
 	}
 	return nil, errors.New("no worker is enabled; set --oci-worker=true, with runc installed, or --containerd-worker=true")
@@ -150,7 +154,6 @@ func (f *bkFile) withoutEffect() []string {
 		{f.SaveCacheDebug, "save-cache-debug"},
 		{f.GRPC.UID != nil, "grpc.uid"},
 		{len(f.Worker.OCI.Stargz) > 0, "worker.oci.stargzSnapshotter"},
-		{f.Worker.Containerd.Runtime.Name != "" || f.Worker.Containerd.Runtime.Path != "", "worker.containerd.runtime"},
 	} {
 		if c.set {
 			out = append(out, fmt.Sprintf("setting %s has no effect", c.key))

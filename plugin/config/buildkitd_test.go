@@ -202,3 +202,19 @@ func TestBuildkitdBridgeByEnvironment(t *testing.T) {
 		}
 	}
 }
+
+func TestBuildkitdRuntime(t *testing.T) {
+	t.Parallel()
+	args := []string{"buildkitd", "--oci-worker=false", "--containerd-worker=true"}
+	c := mustParse(t, "[worker.containerd.runtime]\nname = \"io.containerd.runsc.v1\"\npath = \"/shim\"\n[worker.containerd.runtime.options]\nConfigPath = \"/x\"\n", environment(), args...).Config.Sandbox
+	if !c.Shim() || c.Runtime != "io.containerd.runsc.v1" || c.RuntimePath != "/shim" || c.RuntimeOptions["ConfigPath"] != "/x" {
+		t.Errorf("%+v", c)
+	}
+	if c := mustParse(t, "", environment(), args...).Config.Sandbox; c.Runtime != "" {
+		t.Errorf("nothing asked for: %+v", c)
+	}
+	_, err := parse(t, "[sandbox]\nruntime = \"runc\"\nruntimePath = \"/x\"\n", environment(), "kilnd")
+	if err == nil || !strings.Contains(err.Error(), "sandbox.runtimePath") {
+		t.Errorf("error %v", err)
+	}
+}

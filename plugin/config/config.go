@@ -8,6 +8,7 @@ package config
 
 import (
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -136,9 +137,14 @@ type Lazy struct {
 
 // Sandbox is about the processes of builds.
 type Sandbox struct {
-	// Runtime is the name or path of the OCI runtime that starts processes. ""
-	// is Init, and for what that can't do the first found of the usual ones.
+	// Runtime is what starts processes: the name or path of an OCI runtime, or
+	// the name of one of containerd's, "io.containerd…". "" is Init, and for what
+	// that can't do the first OCI runtime found of the usual ones.
 	Runtime string `toml:"runtime"`
+	// RuntimePath is the path of the program of a runtime of containerd's, ""
+	// for containerd to find it; RuntimeOptions are what that takes.
+	RuntimePath    string         `toml:"runtimePath"`
+	RuntimeOptions map[string]any `toml:"runtimeOptions"`
 	// Init is the path of kiln-init; "" is to look for it.
 	Init string `toml:"init"`
 	// MaxParallelism bounds how many steps run at once; 0 is no bound.
@@ -153,6 +159,9 @@ type Sandbox struct {
 	// that may not mount /proc.
 	HostPID bool `toml:"hostPID"`
 }
+
+// Shim tells whether Runtime is one of containerd's.
+func (s Sandbox) Shim() bool { return strings.HasPrefix(s.Runtime, "io.containerd.") }
 
 // Limits are what a process of a build and its children may use; zero values are
 // no limit.

@@ -54,6 +54,9 @@ func (c *Config) validate() error {
 	if c.Sandbox.HostPID && !c.Sandbox.Rootless {
 		errs = append(errs, errors.New("sandbox.hostPID: only a rootless daemon may let builds see its processes; set sandbox.rootless too, or leave it out"))
 	}
+	if c.Sandbox.Runtime != "" && !c.Sandbox.Shim() && (c.Sandbox.RuntimePath != "" || len(c.Sandbox.RuntimeOptions) > 0) {
+		errs = append(errs, errors.New("sandbox.runtimePath, sandbox.runtimeOptions: these are for runtimes of containerd's; set sandbox.runtime to its name, such as io.containerd.runc.v2"))
+	}
 	return errors.Join(errs...)
 }
 
