@@ -47,8 +47,9 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	}
 	blobs := b.prepare(req.Exporters)
 	explain := b.explainer(req.Attrs)
+	begun := time.Now()
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
-		ID: req.Ref + "/" + rand.Text(), Ops: ops{b: b, granted: granted, blobs: blobs}, Sessions: sessions, Sink: sink, Ran: explain.note,
+		ID: req.Ref + "/" + rand.Text(), Ops: ops{b: b, granted: granted, blobs: blobs, begun: begun}, Sessions: sessions, Sink: sink, Ran: explain.note,
 	})
 	defer build.Close()
 	bridge := frontend.NewBridge(frontend.Config{
@@ -58,7 +59,7 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		Loaded: blobs.expect,
 	}, req.Inputs)
 	defer bridge.Close()
-	end, err := b.register(req.Ref, bridge, build)
+	end, err := b.register(req.Ref, running{bridge, build, begun})
 	if err != nil {
 		return nil, err
 	}
@@ -84,20 +85,26 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	return resp, b.tellSession(ctx, req, resp)
 }
 
+// running is a build that runs.
+type running struct {
+	bridge *frontend.Bridge
+	build  *schedule.Build
+	begun  time.Time
+}
+
 // register makes the build and its bridge known by its ref, until end is called.
-func (b *Builder) register(ref string, bridge *frontend.Bridge, build *schedule.Build) (end func(), _ error) {
+func (b *Builder) register(ref string, r running) (end func(), _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.builds[ref] != nil {
+	if _, ok := b.builds[ref]; ok {
 		return nil, fmt.Errorf("a build with the ref %q is running: %w", ref, errdefs.ErrAlreadyExists)
 	}
-	b.builds[ref], b.running[ref] = bridge, build
+	b.builds[ref] = r
 	close(b.changed)
 	b.changed = make(chan struct{})
 	return func() {
 		b.mu.Lock()
 		delete(b.builds, ref)
-		delete(b.running, ref)
 		b.mu.Unlock()
 	}, nil
 }
@@ -108,7 +115,7 @@ func (b *Builder) Bridge(ctx context.Context, ref string) (*frontend.Bridge, err
 	timeout := time.After(bridgeWait)
 	for {
 		b.mu.Lock()
-		bridge, changed := b.builds[ref], b.changed
+		bridge, changed := b.builds[ref].bridge, b.changed
 		b.mu.Unlock()
 		if bridge != nil {
 			return bridge, nil

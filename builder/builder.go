@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/kiln-build/kiln/builder/cache"
@@ -82,9 +83,8 @@ type Builder struct {
 
 	pruning sync.Mutex // one prune at a time
 
-	mu      sync.Mutex
-	builds  map[string]*frontend.Bridge
-	running map[string]*schedule.Build // by ref, as builds
+	mu     sync.Mutex
+	builds map[string]running // by ref
 	// changed is closed and replaced whenever a build begins.
 	changed chan struct{}
 }
@@ -95,7 +95,7 @@ type Builder struct {
 func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	b := &Builder{
 		cfg: cfg, fileSlots: make(limit, fileSteps), admission: newAdmission(),
-		builds: map[string]*frontend.Bridge{}, running: map[string]*schedule.Build{}, changed: make(chan struct{}),
+		builds: map[string]running{}, changed: make(chan struct{}),
 	}
 	var undo []func()
 	defer func() {
@@ -166,6 +166,7 @@ func (b *Builder) Close(ctx context.Context) error {
 type ops struct {
 	b       *Builder
 	granted permissions
+	begun   time.Time
 	blobs   *preparation
 	// outer are the steps that made the definition which is built, one inside
 	// the other.
@@ -183,15 +184,15 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.b.guard.wrap(s, op), nil
+		return o.b.guard.wrap(s, o.begun, op), nil
 	case s.Op.GetExec() != nil:
 		devices, err := o.granted.use(s.Op.GetExec())
 		if err != nil {
 			return nil, err
 		}
-		return o.b.admission.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices)))), nil
+		return o.b.admission.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices)))), nil
 	case s.Op.GetFile() != nil:
-		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
+		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
 	case s.Op.GetPassthrough() != nil:
 		return op.NewPassthrough(s), nil
 	case s.Op.GetBuild() != nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/log"
@@ -75,6 +76,7 @@ type guardedOp struct {
 	schedule.Op
 	guard *guard
 	name  string
+	begun time.Time // when the build began
 	// pins: making the key brings content here, as sources do.
 	pins bool
 }
@@ -84,7 +86,7 @@ func (o guardedOp) Key(ctx context.Context, job schedule.Job) (schedule.Key, err
 	if !o.pins {
 		return o.Op.Key(ctx, job)
 	}
-	ctx, leave, err := o.guard.enter(ctx, o.name)
+	ctx, leave, err := o.guard.enter(ctx, o.name, o.begun)
 	if err != nil {
 		return schedule.Key{}, err
 	}
@@ -95,7 +97,7 @@ func (o guardedOp) Key(ctx context.Context, job schedule.Job) (schedule.Key, err
 
 // Run implements schedule.Op.
 func (o guardedOp) Run(ctx context.Context, job schedule.Job, inputs []schedule.Result) ([]schedule.Result, error) {
-	ctx, leave, err := o.guard.enter(ctx, o.name)
+	ctx, leave, err := o.guard.enter(ctx, o.name, o.begun)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +115,12 @@ func reason(ctx context.Context, err error) error {
 	return err
 }
 
-// wrap puts an op under the guard.
-func (g *guard) wrap(s *graph.Step, op schedule.Op) schedule.Op {
+// wrap puts an op under the guard, of a build that began then.
+func (g *guard) wrap(s *graph.Step, begun time.Time, op schedule.Op) schedule.Op {
 	if g == nil {
 		return op
 	}
-	return guardedOp{op, g, s.Meta.Name, s.Op.GetSource() != nil}
+	return guardedOp{op, g, s.Meta.Name, begun, s.Op.GetSource() != nil}
 }
 
 // madeRoom is called when a build has ended with err and has let go all that it
@@ -135,11 +137,16 @@ func (b *Builder) madeRoom(ctx context.Context, err error) {
 	b.guard.changed()
 }
 
-// count is how many builds run.
-func (b *Builder) count() int {
+// older says whether a build runs that began before then.
+func (b *Builder) older(then time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.builds)
+	for _, r := range b.builds {
+		if r.begun.Before(then) {
+			return true
+		}
+	}
+	return false
 }
 
 // used is what the builder has on disk, in bytes: of a containerd of our own all

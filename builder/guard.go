@@ -31,7 +31,7 @@ type guard struct {
 	measure func(context.Context) (int64, error)                   // what the builder has
 	written func(ctx context.Context, lease string) (int64, error) // what a step has
 	relieve func(ctx context.Context, c Ceiling) error             // removes what nobody uses
-	builds  func() int                                             // that run
+	older   func(begun time.Time) bool                             // whether an older build runs
 
 	measuring sync.Mutex // one looks at a time, and makes room
 
@@ -53,17 +53,18 @@ type guarded struct {
 
 func newGuard(b *Builder, c Ceiling) *guard {
 	return &guard{
-		ceiling: c, disk: b.disk, measure: b.used, written: b.written, relieve: b.relieve, builds: b.count,
+		ceiling: c, disk: b.disk, measure: b.used, written: b.written, relieve: b.relieve, older: b.older,
 		steps: map[*guarded]struct{}{}, ended: make(chan struct{}),
 	}
 }
 
-// enter waits until there is room for the step, and joins.
-func (g *guard) enter(ctx context.Context, name string) (_ context.Context, leave func(), _ error) {
+// enter waits until there is room for the step, of a build that began then, and
+// joins.
+func (g *guard) enter(ctx context.Context, name string, begun time.Time) (_ context.Context, leave func(), _ error) {
 	if g == nil {
 		return ctx, func() {}, nil
 	}
-	if err := g.wait(ctx, name); err != nil {
+	if err := g.wait(ctx, name, begun); err != nil {
 		return nil, nil, err
 	}
 	ctx, leave = g.join(ctx, name)
@@ -107,8 +108,10 @@ func (g *guard) changed() {
 }
 
 // wait returns when there is room, or that there is none although nothing runs
-// that could make some. While others run there has to be some room to spare.
-func (g *guard) wait(ctx context.Context, name string) error {
+// that could make some: a step, or a build that is older. Those make room by their
+// end; if builds waited for younger ones too they would wait for each other. While
+// others run there has to be some room to spare.
+func (g *guard) wait(ctx context.Context, name string, begun time.Time) error {
 	timeout := time.NewTimer(waitForRoom)
 	defer timeout.Stop()
 	for late := false; ; {
@@ -116,7 +119,7 @@ func (g *guard) wait(ctx context.Context, name string) error {
 		ended, others := g.ended, len(g.steps) > 0
 		g.mu.Unlock()
 		c := g.ceiling
-		hope := !late && (others || g.builds() > 1)
+		hope := !late && (others || g.older(begun))
 		if hope {
 			c = c.lowered()
 		}

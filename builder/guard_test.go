@@ -16,7 +16,7 @@ import (
 type pool struct {
 	steps, removable int64
 	relieved         int
-	others           int // builds that run beside
+	others           int // older builds that run
 }
 
 func (p *pool) guard(c Ceiling) *guard {
@@ -30,8 +30,8 @@ func (p *pool) guard(c Ceiling) *guard {
 			p.removable = 0
 			return nil
 		},
-		builds: func() int { return 1 + p.others },
-		steps:  map[*guarded]struct{}{}, ended: make(chan struct{}),
+		older: func(time.Time) bool { return p.others > 0 },
+		steps: map[*guarded]struct{}{}, ended: make(chan struct{}),
 	}
 }
 
@@ -49,7 +49,7 @@ func TestGuardFailsWhatWrites(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &pool{removable: 50}
 				g := p.guard(c.ceiling)
-				ctx, leave, err := g.enter(t.Context(), "writes")
+				ctx, leave, err := g.enter(t.Context(), "writes", time.Now())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -77,7 +77,7 @@ func TestGuardRemovesInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pool{}
 		g := p.guard(Ceiling{MaxUsed: 100})
-		ctx, leave, err := g.enter(t.Context(), "writes")
+		ctx, leave, err := g.enter(t.Context(), "writes", time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestGuardWaits(t *testing.T) {
 					})
 				}
 				begun := time.Now()
-				_, leave, err := g.enter(t.Context(), "waits")
+				_, leave, err := g.enter(t.Context(), "waits", time.Now())
 				if took := time.Since(begun); took != c.took || (err != nil) != c.refused {
 					t.Errorf("%v after %v", err, took)
 				}

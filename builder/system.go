@@ -204,8 +204,8 @@ func (b *Builder) using(id cache.ID) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var refs []string
-	for ref, build := range b.running {
-		if build.Uses(id) {
+	for ref, r := range b.builds {
+		if r.build.Uses(id) {
 			refs = append(refs, ref)
 		}
 	}
