@@ -70,7 +70,7 @@ func openLazy(ctx context.Context, cfg config.Config, root string, regs *registr
 func authorizeGrants(regs *registry.Registries) lazy.Authorize {
 	return func(ctx context.Context, c lazy.Challenge) (string, error) {
 		return regs.AnswerGrant(ctx, c.Grant, registry.Challenge{
-			URL: c.URL, Scopes: c.Scopes, Challenges: c.Challenges, Refused: c.Refused,
+			Repository: c.Repository, URL: c.URL, Scopes: c.Scopes, Challenges: c.Challenges, Refused: c.Refused,
 		})
 	}
 }

@@ -209,11 +209,24 @@ func (o *imageOptions) input(p part, metadata map[string][]byte, blobs []layer.B
 	return in
 }
 
-// complete fails unless all layers are in the content store.
+// lazy tells whether layers that are shown lazily aren't in the content store.
+func (b *built) lazy() bool {
+	for _, p := range b.platforms {
+		for _, blob := range p.blobs {
+			if blob.Absent && blob.Lazy() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// complete fails unless all layers are in the content store, but for those that
+// are shown lazily: an image that was pulled lazily lacks them as well.
 func (b *built) complete() error {
 	for _, p := range b.platforms {
 		for _, blob := range p.blobs {
-			if blob.Absent {
+			if blob.Absent && !blob.Lazy() {
 				return fmt.Errorf("layer %s of the image for %s is not in the content store: it came with a base image "+
 					"that was pulled without its layers; pull that image completely and build again: %w",
 					blob.Desc.Digest, p.ID, errdefs.ErrNotFound)

@@ -134,7 +134,7 @@ func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *
 		}
 	}
 	var unpack *platformImage
-	if x.unpack {
+	if x.unpack || img.lazy() { // what isn't in the content store can only be had now
 		unpack = img.local()
 	}
 	if unpack != nil {

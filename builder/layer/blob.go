@@ -64,6 +64,9 @@ type Blob struct {
 	Absent bool
 }
 
+// Lazy tells whether the blob may be shown without being fetched.
+func (b Blob) Lazy() bool { return lazy(b.Desc) }
+
 // Blobs returns the layers' blobs, lowest first. Those that don't exist yet are
 // made, several at a time; the same layer and compression always make the same
 // bytes. Blobs live as long as the layers' snapshots, and are on their leases.

@@ -35,6 +35,16 @@ type Layer struct {
 	source *Blob
 }
 
+// Lazy tells whether a part of the tree may be shown without having been fetched.
+func (l *Layer) Lazy() bool {
+	for ; l != nil; l = l.Parent {
+		if l.source != nil && lazy(l.source.Desc) {
+			return true
+		}
+	}
+	return false
+}
+
 // Chain returns the layers that make up the tree, lowest first.
 func (l *Layer) Chain() []*Layer {
 	n := 0

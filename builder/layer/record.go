@@ -45,8 +45,21 @@ var keptAnnotations = []string{
 	"containerd.io/snapshot/stargz/",
 	"io.containers.estargz.",
 	"io.github.containers.zstd-chunked.",
+	"io.containers.zstd-chunked.",
 	"containerd.io/distribution.source.",
 	annotationEpoch,
+}
+
+func kept(annotations map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range annotations {
+		for _, prefix := range keptAnnotations {
+			if strings.HasPrefix(k, prefix) {
+				out[k] = v
+			}
+		}
+	}
+	return out
 }
 
 // blobLabels returns the labels that write a blob down; what is too long for
@@ -54,14 +67,7 @@ var keptAnnotations = []string{
 func blobLabels(name string, b Blob) (map[string]string, error) {
 	r := blobRecord{
 		MediaType: b.Desc.MediaType, Digest: b.Desc.Digest, Size: b.Desc.Size,
-		DiffID: b.DiffID, URLs: b.Desc.URLs, Annotations: map[string]string{},
-	}
-	for k, v := range b.Desc.Annotations {
-		for _, prefix := range keptAnnotations {
-			if strings.HasPrefix(k, prefix) {
-				r.Annotations[k] = v
-			}
-		}
+		DiffID: b.DiffID, URLs: b.Desc.URLs, Annotations: kept(b.Desc.Annotations),
 	}
 	data, err := json.Marshal(r)
 	if err == nil && len(data) > maxRecord {

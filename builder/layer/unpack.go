@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kiln-build/kiln/builder/event"
@@ -42,29 +41,31 @@ type Image struct {
 const maxLayers = 500
 
 // Unpack makes layers of an image's blobs, named by their chain IDs. A snapshot
-// that has such a name already is used as it lies, whoever made it. The layers
-// are added to the lease that ctx carries. Unpacks of the same layers share the
-// work. An image without layers is a nil *Layer.
+// that has such a name already is used as it lies, whoever made it. Layers that
+// a lazy snapshotter shows have other names, unless Tree is given: then it is the
+// caller who vouches for the chain IDs. The layers are added to the lease that ctx
+// carries. Unpacks of the same layers share the work. An image without layers is
+// a nil *Layer.
 func (s *Store) Unpack(ctx context.Context, img Image, progress event.Progress) (*Layer, error) {
 	if err := img.check(); err != nil {
 		return nil, err
 	}
 	ctx = s.store.Context(ctx)
-	chain := identity.ChainIDs(append([]digest.Digest(nil), img.DiffIDs...))
-	have, err := s.haveChain(ctx, chain)
+	names := img.names()
+	have, top, err := s.haveChain(ctx, img, names)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	u := unpacking{s: s, img: img, chain: chain, tree: img.Tree.Chain(), progress: progress, fetches: fetches{img: img}}
+	u := unpacking{s: s, img: img, names: names, tree: img.Tree.Chain(), progress: progress, fetches: fetches{img: img}}
 	defer u.fetches.wg.Wait()
 	defer cancel()
-	for i := have; i < len(chain); i++ {
-		if err := u.layer(ctx, i); err != nil {
+	for i := have; i < len(img.Layers); i++ {
+		if top, err = u.layer(ctx, i, top); err != nil {
 			return nil, fmt.Errorf("unpack layer %s: %w", img.Layers[i].Digest, noSpace(err))
 		}
 	}
-	return s.openChain(ctx, img, chain)
+	return s.openChain(ctx, img, top)
 }
 
 func (img Image) check() error {
@@ -95,15 +96,33 @@ func (img Image) check() error {
 	return nil
 }
 
-// haveChain returns how many of the lowest layers exist, and keeps them.
-func (s *Store) haveChain(ctx context.Context, chain []digest.Digest) (int, error) {
-	for n := len(chain); n > 0; n-- {
-		found, err := s.adopt(ctx, chain[n-1].String())
-		if found || err != nil {
-			return n, err
+// haveChain returns how many of the lowest layers exist, and the name of the top
+// one, and keeps them.
+func (s *Store) haveChain(ctx context.Context, img Image, n names) (int, string, error) {
+	for i := len(img.Layers) - 1; i >= 0; i-- {
+		name, err := s.have(ctx, img, n, i)
+		if name != "" || err != nil {
+			return i + 1, name, err
 		}
 	}
-	return 0, nil
+	return 0, "", nil
+}
+
+// have looks for layer i, and keeps it. It returns its name, "" if it isn't there.
+func (s *Store) have(ctx context.Context, img Image, n names, i int) (string, error) {
+	found, err := s.adopt(ctx, n.chain[i])
+	if found && err == nil && img.Tree == nil {
+		found, err = s.trusted(ctx, img, i, n.chain[i])
+	}
+	if found || err != nil {
+		return n.chain[i], err
+	}
+	if img.Tree == nil {
+		if found, err = s.adopt(ctx, n.blobs[i]); found || err != nil {
+			return n.blobs[i], err
+		}
+	}
+	return "", nil
 }
 
 // adopt adds a committed snapshot, if it exists, to the lease that ctx carries.
@@ -152,17 +171,18 @@ func (img Image) snapshotLabels(i int, name string) (map[string]string, error) {
 // blob returns the blob of layer i.
 func (img Image) blob(i int) *Blob {
 	b := &Blob{Desc: img.Layers[i], DiffID: img.DiffIDs[i]}
+	b.Desc.Annotations = kept(b.Desc.Annotations)
 	b.Desc.MediaType = ociMediaType(b.Desc.MediaType)
 	return b
 }
 
 // openChain opens the finished chain and makes its layers remember what they
 // came from.
-func (s *Store) openChain(ctx context.Context, img Image, chain []digest.Digest) (*Layer, error) {
-	if len(chain) == 0 {
+func (s *Store) openChain(ctx context.Context, img Image, name string) (*Layer, error) {
+	if name == "" {
 		return nil, nil
 	}
-	top, err := s.Open(ctx, chain[len(chain)-1].String())
+	top, err := s.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}

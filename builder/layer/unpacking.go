@@ -28,29 +28,33 @@ import (
 type unpacking struct {
 	s        *Store
 	img      Image
-	chain    []digest.Digest // the layers' names
-	tree     []*Layer        // of img.Tree; may be empty
+	names    names
+	tree     []*Layer // of img.Tree; may be empty
 	fetches  fetches
 	progress event.Progress
 }
 
-// layer makes layer i, whose parent exists.
-func (u *unpacking) layer(ctx context.Context, i int) error {
-	s, name, parent := u.s, u.chain[i].String(), ""
-	unlock, err := s.unpacking.lock(ctx, name)
+// layer makes layer i, whose parent exists, and returns its name.
+func (u *unpacking) layer(ctx context.Context, i int, parent string) (string, error) {
+	s := u.s
+	unlock, err := s.unpacking.lock(ctx, u.names.chain[i])
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
-	if found, err := s.adopt(ctx, name); found || err != nil {
-		return err
+	if name, err := s.have(ctx, u.img, u.names, i); name != "" || err != nil {
+		return name, err
 	}
-	if i > 0 {
-		parent = u.chain[i-1].String()
+	name := u.names.wanted(i, parent)
+	if u.img.Tree != nil {
+		name = u.names.chain[i]
 	}
 	labels, err := u.img.snapshotLabels(i, name)
+	if err == nil {
+		err = u.shown(ctx, i, labels)
+	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	key := fmt.Sprintf(snapshots.UnpackKeyFormat, "kiln-"+strings.ToLower(rand.Text()), name)
 	owned := maps.Clone(labels)
@@ -62,25 +66,74 @@ func (u *unpacking) layer(ctx context.Context, i int) error {
 		if offered {
 			u.progress.Begin("sharing layer " + u.img.Layers[i].Digest.String()).Done()
 		}
-		return nil
+		return name, nil
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err = u.fill(ctx, i, mounts, labels); err == nil {
-		err = s.store.Snapshots.Commit(ctx, name, key, snapshots.WithLabels(labels))
+		name, err = u.commit(ctx, i, parent, commit{key: key, labels: labels})
 	}
 	if err != nil {
 		ctx, cancel := s.cleanupContext(ctx)
 		defer cancel()
 		if rerr := s.store.Snapshots.Remove(ctx, key); rerr != nil {
-			return errors.Join(err, rerr)
+			return "", errors.Join(err, rerr)
 		}
 	}
 	if errdefs.IsAlreadyExists(err) {
-		return nil // somebody else unpacks the same
+		return name, nil // somebody else unpacks the same
 	}
-	return err
+	return name, err
+}
+
+// commit is a snapshot that holds a layer whose diff ID was computed.
+type commit struct {
+	key    string
+	labels map[string]string
+}
+
+// commit gives layer i its name: its chain ID where all below it were checked, too,
+// and nobody shows something else under that name.
+func (u *unpacking) commit(ctx context.Context, i int, parent string, c commit) (string, error) {
+	c.labels[labelChecked] = u.names.chain[i]
+	all := []string{u.names.chain[i], u.names.blobs[i]}
+	if !u.names.checked(i, parent) && u.img.Tree == nil {
+		all = all[1:]
+	}
+	var err error
+	for _, name := range all {
+		c.labels[snapshots.LabelSnapshotRef] = name
+		err = u.s.store.Snapshots.Commit(ctx, name, c.key, snapshots.WithLabels(c.labels))
+		if !errdefs.IsAlreadyExists(err) {
+			return name, err
+		}
+		if u.img.Tree != nil {
+			return name, err
+		}
+		if trusted, terr := u.s.trusted(ctx, u.img, i, name); trusted || terr != nil {
+			return name, errors.Join(err, terr)
+		}
+	}
+	return all[len(all)-1], err
+}
+
+// shown adds what a lazy snapshotter was told of the layer that the tree has in
+// place of layer i, so that it can show it under another name.
+func (u *unpacking) shown(ctx context.Context, i int, labels map[string]string) error {
+	if len(u.tree) == 0 || !lazy(u.img.Layers[i]) {
+		return nil
+	}
+	info, err := u.s.store.Snapshots.Stat(ctx, u.tree[i].Name)
+	if err != nil {
+		return err
+	}
+	for k, v := range snapshots.FilterInheritedLabels(info.Labels) {
+		if _, ok := labels[k]; !ok {
+			labels[k] = v
+		}
+	}
+	return nil
 }
 
 // offer lets the snapshotter give the snapshot that layer i was made of the
@@ -89,7 +142,7 @@ func (u *unpacking) offer(ctx context.Context, i int, prepare map[string]string)
 	if len(u.tree) == 0 || u.s.store.Offer == nil {
 		return false, func() {}
 	}
-	more, withdraw, err := u.s.store.Offer(u.tree[i].Name, u.chain[i].String())
+	more, withdraw, err := u.s.store.Offer(u.tree[i].Name, u.names.chain[i])
 	if err != nil {
 		log.G(ctx).WithError(err).Debugf("layer %s can't be shared", u.img.Layers[i].Digest)
 		return false, func() {}

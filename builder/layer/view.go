@@ -40,8 +40,9 @@ type view struct {
 	key    string        // of the snapshot that keeps the layer; "" for none
 	mounts []mount.Mount // what is mounted on dir
 
-	refs int         // guarded by views.mu
-	idle *time.Timer // unmounts; set while refs is 0
+	refs  int         // guarded by views.mu
+	idle  *time.Timer // unmounts; set while refs is 0
+	stale bool        // can't be read; guarded by views.mu
 }
 
 // views are the mounted layers, by name. A view stays mounted for a while after
@@ -101,7 +102,23 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 		release()
 		return nil, nil, fmt.Errorf("mount layer %s: %w", name, v.err)
 	}
+	if found && l.Lazy() && stale(v.dir) {
+		vs.forget(v)
+		release()
+		return vs.acquire(ctx, l)
+	}
 	return v, release, nil
+}
+
+// forget has a view that can't be read any more unmounted when its last user has
+// left, and the next one mount the layer anew.
+func (vs *views) forget(v *view) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if vs.byName[v.name] == v {
+		delete(vs.byName, v.name)
+		v.stale = true
+	}
 }
 
 // mount makes v ready. It goes on when the first who asked has left: others
@@ -159,6 +176,10 @@ func (vs *views) release(v *view) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	v.refs--
+	if v.refs == 0 && v.stale {
+		vs.drop(v)
+		return
+	}
 	if v.refs > 0 || vs.byName[v.name] != v { // in use, failed, or closed
 		return
 	}
@@ -183,7 +204,9 @@ func (vs *views) release(v *view) {
 
 // drop unmounts a view that nobody uses. vs.mu is held.
 func (vs *views) drop(v *view) {
-	delete(vs.byName, v.name)
+	if vs.byName[v.name] == v {
+		delete(vs.byName, v.name)
+	}
 	ended := make(chan struct{})
 	vs.ending[v] = ended
 	vs.work.Go(func() {

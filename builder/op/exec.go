@@ -66,15 +66,31 @@ func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Resu
 		l, _ := inputs[i].(*layer.Layer)
 		layers = append(layers, l)
 	}
+	results, stale, err := e.attempt(ctx, job, layers)
+	if stale && ctx.Err() == nil {
+		job.Progress.Warn("a lazily pulled layer was lost while the step ran; it is mounted again, and the step runs once more")
+		results, _, err = e.attempt(ctx, job, layers)
+	}
+	return results, err
+}
+
+// attempt runs the process once. stale says that it failed with a tree that could
+// not be read any more.
+func (e *Exec) attempt(ctx context.Context, job schedule.Job, layers []*layer.Layer) (_ []schedule.Result, stale bool, _ error) {
 	m := newMounting(e.cfg, job, layers)
 	m.fresh, m.cwd = e.step.Meta.IgnoreCache, e.exec.Meta.Cwd
 	defer m.close(ctx)
-	if err := e.process(ctx, job, m); err != nil {
-		m.unmount()
-		return nil, e.failure(ctx, m, err)
+	err := e.process(ctx, job, m)
+	stale = m.stale()
+	if err == nil && stale {
+		err = errors.New("a lazily pulled layer can't be read any more")
 	}
 	m.unmount()
-	return e.commit(ctx, m)
+	if err != nil {
+		return nil, stale, e.failure(ctx, m, err)
+	}
+	results, err := e.commit(ctx, m)
+	return results, false, err
 }
 
 // process makes the mounts and runs the process on them.

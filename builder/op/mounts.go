@@ -187,6 +187,16 @@ func (m *mounting) tmpfs(mt *pb.Mount) {
 	m.mounts = append(m.mounts, sandbox.Mount{Target: m.target(mt), Source: "tmpfs", Type: "tmpfs", Options: options})
 }
 
+// stale tells whether a tree can't be read any more, see [layer.Workspace.Stale].
+func (m *mounting) stale() bool {
+	for mt, w := range m.trees {
+		if l := m.input(mt); l.Lazy() && w.Stale() {
+			return true
+		}
+	}
+	return false
+}
+
 // unmount ends what only the running process needed.
 func (m *mounting) unmount() {
 	for _, f := range slices.Backward(m.undo) {

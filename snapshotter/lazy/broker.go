@@ -21,6 +21,8 @@ type Authorize func(ctx context.Context, c Challenge) (header string, err error)
 // Challenge is a registry's wish to know who it speaks with.
 type Challenge struct {
 	Grant string `json:"grant"`
+	// Repository is what the layer was asked for in: HOST/PATH.
+	Repository string `json:"repository"`
 	// URL is what was asked for, Scopes what that takes.
 	URL    string   `json:"url"`
 	Scopes []string `json:"scopes,omitempty"`

@@ -26,8 +26,7 @@ type grants struct {
 // may read the repository, and always, so that it is good for what was mounted
 // before.
 func (r *Registries) Grant(repository string, sessions []string) (name string) {
-	sum := sha256.Sum256([]byte("grant\x00" + repository))
-	name = hex.EncodeToString(sum[:16])
+	name = grantName(repository)
 	for _, id := range sessions {
 		c, ok := r.sessions.Find(id)
 		if ok && r.grants.add(name, id) {
@@ -35,6 +34,11 @@ func (r *Registries) Grant(repository string, sessions []string) (name string) {
 		}
 	}
 	return name
+}
+
+func grantName(repository string) string {
+	sum := sha256.Sum256([]byte("grant\x00" + repository))
+	return hex.EncodeToString(sum[:16])
 }
 
 // add tells whether it was new.
@@ -70,6 +74,7 @@ func (g *grants) of(name string) []string {
 
 // Challenge is a host's refusal of a request that was made elsewhere.
 type Challenge struct {
+	Repository string // HOST/PATH
 	URL        string
 	Scopes     []string // that the request takes
 	Challenges []string // values of WWW-Authenticate
@@ -81,6 +86,10 @@ type Challenge struct {
 // grant is left.
 func (r *Registries) AnswerGrant(ctx context.Context, grant string, c Challenge) (string, error) {
 	ids := r.grants.of(grant)
+	if grant != grantName(c.Repository) {
+		// A label that somebody took from elsewhere.
+		return "", fmt.Errorf("the grant isn't for %s: %w", c.Repository, errdefs.ErrNotFound)
+	}
 	if len(ids) == 0 {
 		return "", fmt.Errorf("the sessions that the layer was mounted for have ended: %w", errdefs.ErrNotFound)
 	}

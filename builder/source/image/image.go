@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
@@ -200,7 +201,14 @@ func (s *Source) local(ctx context.Context, req request, p *puller) (*image, err
 	return nil, fmt.Errorf("no image %s on this machine: %w", req, errdefs.ErrNotFound)
 }
 
-// key digests what the image's tree is made of.
+// key digests what the image's tree is made of. Nobody checks the diff IDs of
+// layers that are shown lazily, so that the blobs count there.
 func (img *image) key() digest.Digest {
-	return digest.FromString("image\x00" + img.chain().String())
+	text := "image\x00" + img.chain().String()
+	for _, l := range img.layers {
+		if toc := l.Annotations[estargz.TOCJSONDigestAnnotation]; toc != "" {
+			text += "\x00" + l.Digest.String() + "\x00" + toc
+		}
+	}
+	return digest.FromString(text)
 }

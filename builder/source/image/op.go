@@ -86,7 +86,7 @@ func (s *Source) unpack(ctx context.Context, job schedule.Job, req request, p pi
 	}
 	item.Done()
 	img := layer.Image{
-		Layers: p.layers, DiffIDs: p.config.RootFS.DiffIDs,
+		Layers: s.lazyLayers(job, req, p), DiffIDs: p.config.RootFS.DiffIDs,
 		Fetch: func(ctx context.Context, d ocispec.Descriptor) error {
 			return s.blobs.ensure(ctx, from, d, job.Progress)
 		},

@@ -150,7 +150,12 @@ func (b *backend) sources(labels map[string]string) ([]source.Source, error) {
 	own := map[string]string{}
 	for cri, stargz := range criLabels {
 		for _, key := range []string{cri, stargz} {
-			if v := labels[key]; v != "" {
+			v := labels[key]
+			if was := own[stargz]; v != "" && was != "" && v != was {
+				// One of them is the image's idea.
+				return nil, fmt.Errorf("the labels %s and %s say different things: %w", cri, stargz, errdefs.ErrInvalidArgument)
+			}
+			if v != "" {
 				own[stargz] = v
 			}
 		}

@@ -36,7 +36,7 @@ func (b *backend) hostsFor(grant string) source.RegistryHosts {
 			machine := docker.NewDockerAuthorizer(docker.WithAuthClient(&client), docker.WithAuthCreds(func(host string) (string, string, error) {
 				return b.keys.credentials(host, ref)
 			}))
-			h.Authorizer = &authorizer{ask: b.ask, grant: grant, machine: machine}
+			h.Authorizer = &authorizer{ask: b.ask, grant: grant, repository: ref.Locator, machine: machine}
 			hosts = append(hosts, h)
 		}
 		return hosts, nil
@@ -46,9 +46,10 @@ func (b *backend) hostsFor(grant string) source.RegistryHosts {
 // authorizer answers with the credentials of whoever has the grant, as long as
 // those do, else with those of this machine.
 type authorizer struct {
-	ask     lazy.Authorize
-	grant   string
-	machine docker.Authorizer
+	ask        lazy.Authorize
+	grant      string
+	repository string
+	machine    docker.Authorizer
 
 	mu     sync.Mutex
 	header string // what the one with the grant may send
@@ -76,7 +77,7 @@ func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	}
 	last := responses[len(responses)-1]
 	header, err := a.ask(ctx, lazy.Challenge{
-		Grant: a.grant, URL: last.Request.URL.String(), Scopes: docker.GetTokenScopes(ctx, nil),
+		Grant: a.grant, Repository: a.repository, URL: last.Request.URL.String(), Scopes: docker.GetTokenScopes(ctx, nil),
 		Challenges: last.Header.Values("WWW-Authenticate"), Refused: last.Request.Header.Get("Authorization"),
 	})
 	a.mu.Lock()

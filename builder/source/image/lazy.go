@@ -1,0 +1,75 @@
+package image
+
+import (
+	"maps"
+	"strings"
+
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/containerd/v2/pkg/snapshotters"
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/kiln-build/kiln/builder/schedule"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// labelGrant tells kiln's lazy snapshotter whose credentials open the layer.
+const labelGrant = "containerd.io/snapshot/kiln.build/grant"
+
+// stargz-snapshotter's own labels; it has constants for them that it keeps to
+// itself (fs/source/source.go).
+const (
+	stargzReference = "containerd.io/snapshot/remote/stargz.reference"
+	stargzDigest    = "containerd.io/snapshot/remote/stargz.digest"
+	stargzLayers    = "containerd.io/snapshot/remote/stargz.layers"
+)
+
+// lazyLayers are the image's layers with annotations that tell lazy snapshotters,
+// whoever's they are, where a layer is to be had, and exporters in which
+// repository a registry has it.
+func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.Descriptor {
+	if req.layout != nil {
+		return p.layers
+	}
+	layers := make([]ocispec.Descriptor, len(p.layers))
+	grant := ""
+	for i, l := range p.layers {
+		a := maps.Clone(l.Annotations)
+		if a == nil {
+			a = map[string]string{}
+		}
+		from, _ := sourceLabels(req.ref)
+		a[from] = req.ref.Repo
+		if toc := a[estargz.TOCJSONDigestAnnotation]; toc != "" {
+			if grant == "" {
+				grant = s.cfg.Registries.Grant(req.ref.Host+"/"+req.ref.Repo, job.Sessions())
+			}
+			rest := p.neighbours(i)
+			maps.Copy(a, map[string]string{
+				snapshotters.TargetRefLabel:            req.ref.Name,
+				snapshotters.TargetManifestDigestLabel: p.path[len(p.path)-1].Digest.String(),
+				snapshotters.TargetLayerDigestLabel:    l.Digest.String(),
+				snapshotters.TargetImageLayersLabel:    rest,
+				stargzReference:                        req.ref.Name,
+				stargzDigest:                           l.Digest.String(),
+				stargzLayers:                           rest,
+				labelGrant:                             grant,
+			})
+		}
+		l.Annotations = a
+		layers[i] = l
+	}
+	return layers
+}
+
+// neighbours are the digests of layer i and those above it, as many as fit into a
+// label: they are looked up at the same time.
+func (p pinned) neighbours(i int) string {
+	list := ""
+	for _, l := range p.layers[i:] {
+		longer := strings.TrimPrefix(list+","+l.Digest.String(), ",")
+		if labels.Validate(snapshotters.TargetManifestDigestLabel, longer) != nil {
+			break
+		}
+		list = longer
+	}
+	return list
+}

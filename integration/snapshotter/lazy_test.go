@@ -1,0 +1,203 @@
+package snapshotter
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kiln-build/kiln/integration/testbed"
+)
+
+// lazyBed is a bed with a base image that can be pulled lazily.
+type lazyBed struct {
+	*bed
+	*testbed.Counter
+	repo    string // of the base
+	digests []string
+	size    int64
+}
+
+func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
+	t.Helper()
+	b := &lazyBed{Counter: registry.Count()}
+	b.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()))
+	t.Cleanup(b.Close)
+	img, err := testbed.Busybox()
+	if err == nil {
+		img, err = testbed.WithNoise(img, 40, 512<<10)
+	}
+	if err == nil {
+		img, err = testbed.Lazy(img, format)
+	}
+	if err == nil {
+		err = registry.PushImage(b.repo+":1", img)
+	}
+	if err == nil {
+		b.digests, b.size, err = testbed.LayerDigests(img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, plugin, flags := setup(t)
+	c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
+	d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket, "--lazy-background-fetch=false")...)
+	b.bed = &bed{TB: t, daemon: d, containerd: c}
+	return b
+}
+
+func (b *lazyBed) base() string { return b.Host + "/" + b.repo + ":1" }
+
+// part fails if more than a quarter of the base was fetched.
+func (b *lazyBed) part(what string) {
+	b.Helper()
+	n := b.Fetched(b.digests...)
+	b.Logf("%s: %d bytes of %d fetched", what, n, b.size)
+	if n == 0 || n > b.size/4 {
+		b.Errorf("%s: %d bytes of the base's %d were fetched", what, n, b.size)
+	}
+}
+
+// shower is the process that shows lazy layers.
+func (b *lazyBed) shower() int {
+	b.Helper()
+	procs, err := testbed.Processes(b.daemon.Dir)
+	b.must(err)
+	for _, p := range procs {
+		var pid int
+		if _, err := fmt.Sscan(p, &pid); err == nil && strings.Contains(p, "serve-lazy-layers") {
+			return pid
+		}
+	}
+	b.Fatalf("no process shows lazy layers, there are %v", procs)
+	return 0
+}
+
+func TestLazyPull(t *testing.T) {
+	t.Parallel()
+	for _, format := range []testbed.LazyFormat{testbed.EStargz, testbed.ZstdChunked} {
+		t.Run(string(format), func(t *testing.T) {
+			t.Parallel()
+			b := startLazy(t, format)
+			b.ctr("images", "pull", "--plain-http", b.base())
+			if out := b.container(b.base(), "echo", "pulled"); out != "pulled\n" {
+				t.Errorf("the container says %q", out)
+			}
+			b.part("pull and run")
+			b.ctr("run", "--detach", b.base(), b.name(), "sleep", "1000")
+			shower := b.shower()
+			b.must(b.daemon.Kill())
+			if out := b.ctr("tasks", "exec", "--exec-id", "x", b.name(), "wc", "-c", "/noise/7"); !strings.HasPrefix(out, "524288 ") {
+				t.Errorf("without the daemon: %q", out)
+			}
+			b.daemon.Start(t)
+			if out := b.ctr("tasks", "exec", "--exec-id", "y", b.name(), "wc", "-c", "/noise/8"); !strings.HasPrefix(out, "524288 ") {
+				t.Errorf("with another daemon: %q", out)
+			}
+			if now := b.shower(); now != shower {
+				t.Errorf("process %d shows the layers, it was %d", now, shower)
+			}
+			b.end()
+			// What shows the layers dies: the next container has them again.
+			b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
+			if out := b.container(b.base(), "wc", "-c", "/noise/9"); !strings.HasPrefix(out, "524288 ") {
+				t.Errorf("after a crash: %q", out)
+			}
+			b.empty()
+		})
+	}
+}
+
+func TestLazyDeadRegistry(t *testing.T) {
+	t.Parallel()
+	b := startLazy(t, testbed.EStargz)
+	b.ctr("images", "pull", "--plain-http", b.base())
+	b.Kill(true)
+	begin := time.Now()
+	if _, err := b.try(b.onKiln(b.containerd.Ctr("images", "pull", "--plain-http", b.Host+"/other:1"))); err == nil {
+		t.Error("pulled from a dead registry")
+	}
+	if _, err := b.try(b.running(b.base(), "cat", "/noise/1")); err == nil {
+		t.Error("read from a dead registry")
+	}
+	// Others aren't concerned.
+	busybox := registry.Host + "/busybox:latest"
+	b.ctr("images", "pull", "--plain-http", busybox)
+	if out := b.container(busybox, "echo", "alive"); out != "alive\n" {
+		t.Errorf("the container says %q", out)
+	}
+	if d := time.Since(begin); d > time.Minute {
+		t.Errorf("it took %s", d)
+	}
+	b.Kill(false)
+	if out := b.container(b.base(), "wc", "-c", "/noise/1"); !strings.HasPrefix(out, "524288 ") {
+		t.Errorf("when the registry is back: %q", out)
+	}
+	b.empty()
+}
+
+func TestLazyBuild(t *testing.T) {
+	t.Parallel()
+	for _, format := range []testbed.LazyFormat{testbed.EStargz, testbed.ZstdChunked} {
+		t.Run(string(format), func(t *testing.T) {
+			t.Parallel()
+			b := startLazy(t, format)
+			app := "FROM " + b.base() + " AS base\nRUN echo built > /app && rm /noise/3\nFROM " + b.base() + "\nCOPY --from=base /app /bin/sh /copied/\nRUN cat /copied/app\nCMD cat /copied/app\n"
+			name := b.Host + "/app-" + b.repo + ":1"
+			begin := time.Now()
+			b.build(app, "--output", "type=image,push=true,name="+name)
+			t.Logf("built and pushed in %s", time.Since(begin))
+			b.part("build and push")
+			if out := b.build(app); strings.Count(out, "CACHED") < 3 {
+				t.Errorf("built again:\n%s", out)
+			}
+			pushed, err := registry.Image("app-" + b.repo + ":1")
+			b.must(err)
+			digests, _, err := testbed.LayerDigests(pushed)
+			b.must(err)
+			if len(digests) != len(b.digests)+2 || strings.Join(digests[:len(b.digests)], " ") != strings.Join(b.digests, " ") {
+				t.Errorf("layers %v, the base has %v", digests, b.digests)
+			}
+			have := b.ctr("content", "ls", "-q")
+			for _, d := range b.digests {
+				if strings.Contains(have, d) {
+					t.Errorf("layer %s of the base was downloaded", d)
+				}
+			}
+			if out := b.container(name); out != "built\n" {
+				t.Errorf("the container says %q", out)
+			}
+			b.part("with a container of the result")
+			b.empty()
+		})
+	}
+}
+
+func TestLazyBaseIsLost(t *testing.T) {
+	t.Parallel()
+	b := startLazy(t, testbed.EStargz)
+	b.build("FROM " + b.base() + "\nRUN true\n")
+	b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
+	b.build("FROM " + b.base() + "\nRUN wc -c /noise/1\n")
+	// During a step: the first run of it loses its base.
+	dir := b.TempDir()
+	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+b.base()+"\nRUN sleep 4; wc -c /noise/2\n"), 0o600))
+	cmd := b.daemon.Client("kiln", "build", dir)
+	done := make(chan string, 1)
+	go func() {
+		out, err := b.try(cmd)
+		if err != nil {
+			out.stderr = err.Error()
+		}
+		done <- out.stderr
+	}()
+	time.Sleep(2 * time.Second)
+	b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
+	if out := <-done; !strings.Contains(out, "524288 /noise/2") {
+		t.Errorf("the build says\n%s", out)
+	}
+	b.empty()
+}

@@ -1,0 +1,217 @@
+package testbed
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
+)
+
+// LazyFormat is a form of layers that can be shown before they are fetched.
+type LazyFormat string
+
+// The formats.
+const (
+	EStargz     LazyFormat = "estargz"
+	ZstdChunked LazyFormat = "zstdchunked"
+)
+
+// WithNoise puts a layer of n files below /noise on an image: nothing makes them
+// smaller, each has size bytes and is called by its number.
+func WithNoise(img v1.Image, n, size int) (v1.Image, error) {
+	contents := map[string][]byte{}
+	random := rand.New(rand.NewSource(1))
+	for i := range n {
+		data := make([]byte, size)
+		random.Read(data)
+		contents[fmt.Sprintf("noise/%d", i)] = data
+	}
+	data, err := archive(nil, contents)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := tarball.LayerFromOpener(
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil },
+		tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, err
+	}
+	return mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{Created: v1.Time{Time: imageTime}, CreatedBy: "noise"}})
+}
+
+// Lazy makes an image's layers ones of the format.
+func Lazy(img v1.Image, format LazyFormat) (v1.Image, error) {
+	layers, err := img.Layers()
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.RootFS.DiffIDs = nil
+	out := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	for _, l := range layers {
+		add, err := lazyLayer(l, format)
+		if err != nil {
+			return nil, err
+		}
+		if out, err = mutate.Append(out, add); err != nil {
+			return nil, err
+		}
+		id, err := add.Layer.DiffID()
+		if err != nil {
+			return nil, err
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, id)
+	}
+	return mutate.ConfigFile(out, config)
+}
+
+type chunked struct {
+	*zstdchunked.Compressor
+	*zstdchunked.Decompressor
+}
+
+func lazyLayer(l v1.Layer, format LazyFormat) (mutate.Addendum, error) {
+	rc, err := l.Uncompressed()
+	if err != nil {
+		return mutate.Addendum{}, err
+	}
+	defer rc.Close()
+	plain, err := io.ReadAll(rc)
+	if err != nil {
+		return mutate.Addendum{}, err
+	}
+	kind := types.OCILayer
+	var opts []estargz.Option
+	if format == ZstdChunked {
+		kind = types.OCILayerZStd
+		opts = append(opts, estargz.WithCompression(chunked{&zstdchunked.Compressor{CompressionLevel: zstd.SpeedDefault}, &zstdchunked.Decompressor{}}))
+	}
+	built, err := estargz.Build(io.NewSectionReader(bytes.NewReader(plain), 0, int64(len(plain))), opts...)
+	if err != nil {
+		return mutate.Addendum{}, err
+	}
+	defer built.Close()
+	blob, err := io.ReadAll(built)
+	if err != nil {
+		return mutate.Addendum{}, err
+	}
+	id, err := v1.NewHash(built.DiffID().String())
+	if err != nil {
+		return mutate.Addendum{}, err
+	}
+	return mutate.Addendum{
+		Layer:     diffID{static.NewLayer(blob, kind), id},
+		MediaType: kind,
+		Annotations: map[string]string{
+			estargz.TOCJSONDigestAnnotation:         built.TOCDigest().String(),
+			estargz.StoreUncompressedSizeAnnotation: strconv.Itoa(len(plain)),
+		},
+	}, nil
+}
+
+// diffID is a layer whose uncompressed content has the digest.
+type diffID struct {
+	v1.Layer
+	id v1.Hash
+}
+
+func (l diffID) DiffID() (v1.Hash, error) { return l.id, nil }
+
+// Counter is a way to a registry that counts what is fetched.
+type Counter struct {
+	*httptest.Server
+	Host string
+
+	mu   sync.Mutex
+	sent map[string]int64 // by digest
+	dead bool
+}
+
+// Count starts a way to the registry. The caller closes it.
+func (r *Registry) Count() *Counter {
+	c := &Counter{sent: map[string]int64{}}
+	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(&url.URL{Scheme: "http", Host: r.Host})
+		p.Out.Host = p.In.Host // so that it sends nobody past us
+	}}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		c.mu.Lock()
+		dead := c.dead
+		c.mu.Unlock()
+		if dead {
+			panic(http.ErrAbortHandler)
+		}
+		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
+			w = &countingWriter{w, c, path.Base(req.URL.Path)}
+		}
+		proxy.ServeHTTP(w, req)
+	}))
+	c.Host = strings.TrimPrefix(c.URL, "http://")
+	return c
+}
+
+// Fetched is how many bytes of the blobs were sent.
+func (c *Counter) Fetched(blobs ...string) (sum int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range blobs {
+		sum += c.sent[b]
+	}
+	return sum
+}
+
+// Kill has the registry hang up on everybody, or no more.
+func (c *Counter) Kill(dead bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = dead
+}
+
+type countingWriter struct {
+	http.ResponseWriter
+	c    *Counter
+	blob string
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.c.mu.Lock()
+	w.c.sent[w.blob] += int64(n)
+	w.c.mu.Unlock()
+	return n, err
+}
+
+// LayerDigests are the digests of an image's layers, and their bytes in all.
+func LayerDigests(img v1.Image) (digests []string, size int64, _ error) {
+	m, err := img.Manifest()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, l := range m.Layers {
+		digests = append(digests, l.Digest.String())
+		size += l.Size
+	}
+	return digests, size, nil
+}
