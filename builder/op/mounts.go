@@ -3,6 +3,7 @@ package op
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -11,11 +12,11 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 )
 
 // mounting makes the mounts of one process and undoes them.
@@ -89,7 +90,7 @@ func (m *mounting) bind(ctx context.Context, mt *pb.Mount) error {
 		return err
 	}
 	if mt.Selector != "" && path.Join("/", mt.Selector) != "/" {
-		if dir, err = below(dir, mt.Selector); err != nil {
+		if dir, err = m.below(dir, mt.Selector); err != nil {
 			return err
 		}
 	}
@@ -137,17 +138,32 @@ func (m *mounting) input(mt *pb.Mount) *layer.Layer {
 	return m.inputs[mt.Input]
 }
 
-// below finds a path inside a tree, whose symbolic links can't lead out of it.
-func below(dir, selector string) (string, error) {
-	p, err := securejoin.SecureJoin(dir, selector)
+// below finds a path inside a tree, whose symbolic links can't lead out of it. What
+// it returns leads there until m is unmounted, whatever other processes, who may
+// share the tree, put in the place meanwhile.
+func (m *mounting) below(dir, selector string) (string, error) {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return "", &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	if _, err := os.Lstat(p); err != nil {
+	defer unix.Close(root)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(root, selector, &how)
+	for tries := 0; errors.Is(err, unix.EAGAIN) && tries < maxRaces; tries++ {
+		fd, err = unix.Openat2(root, selector, &how) // something was renamed at that moment
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return "", fmt.Errorf("%q: %w", path.Join("/", selector), errdefs.ErrNotFound)
 	}
-	return p, nil
+	if err != nil {
+		return "", fmt.Errorf("%q: %w", path.Join("/", selector), err)
+	}
+	m.undo = append(m.undo, func() { unix.Close(fd) }) //nolint:errcheck // nothing was written
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), nil
 }
+
+// maxRaces bounds how often a path is looked up that others change.
+const maxRaces = 100
 
 func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
 	id := mt.GetCacheOpt().GetID()
@@ -168,7 +184,7 @@ func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
 	}
 	if mt.Selector != "" {
 		var err error
-		if dir, err = below(dir, mt.Selector); err != nil {
+		if dir, err = m.below(dir, mt.Selector); err != nil {
 			return err
 		}
 	}

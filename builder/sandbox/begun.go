@@ -45,8 +45,8 @@ func (n *native) begin(p *specs.Process, io IO) (*begun, error) {
 	}
 	cmd := exec.Command(n.path)
 	cmd.Args = []string{"kiln-init"}
-	cmd.Env = []string{}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.stdin, s.stdout, s.stderr
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"} // it is too short for more threads
+	s.give(cmd)
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return &begun{name: p.Args[0], cmd: cmd, io: io, streams: s, control: control, theirs: theirs}, nil

@@ -101,7 +101,7 @@ func (x *external) call(ctx context.Context, cmd command, io IO, started func())
 	}
 	process := exec.Command(x.binary, cmd.args...)
 	process.Env = runtimeEnv
-	process.Stdin, process.Stdout, process.Stderr = streams.stdin, streams.stdout, streams.stderr
+	streams.give(process)
 	process.SysProcAttr = ownProcessGroup
 	if err := process.Start(); err != nil {
 		streams.close(ctx)

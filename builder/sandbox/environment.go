@@ -1,9 +1,7 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -30,28 +28,24 @@ func completeEnv(root string, env []string, uid int) ([]string, error) {
 	if seen["HOME"] {
 		return out, nil
 	}
-	home, err := homeOf(root, uid)
-	return append(out, "HOME="+home), err
+	return append(out, "HOME="+homeOf(root, uid)), nil
 }
 
-// homeOf is the directory of a user, / of one who has no entry.
-func homeOf(root string, uid int) (string, error) {
+// homeOf is the directory of a user, / of one who has no entry that can be read.
+func homeOf(root string, uid int) string {
 	t, err := openTree(root)
 	if err != nil {
-		return "", err
+		return "/"
 	}
 	defer t.Close()
 	passwd, err := t.openRegular("/etc/passwd")
-	if errors.Is(err, fs.ErrNotExist) {
-		return "/", nil
-	}
 	if err != nil {
-		return "", err
+		return "/"
 	}
 	defer passwd.Close()
 	found, err := user.ParsePasswdFilter(&bounded{r: passwd, name: "/etc/passwd", n: maxUserFile}, func(u user.User) bool { return u.Uid == uid })
 	if err != nil || len(found) == 0 || found[0].Home == "" {
-		return "/", err
+		return "/"
 	}
-	return found[0].Home, nil
+	return found[0].Home
 }

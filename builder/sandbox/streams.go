@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,20 @@ type streams struct {
 	term    console.Console
 	outputs []io.Reader    // what is copied to the caller's writers
 	pending sync.WaitGroup // copies to the caller's writers
+}
+
+// give makes them those of a command that is to be started.
+func (s *streams) give(cmd *exec.Cmd) {
+	// A nil *os.File in an interface would be a descriptor that is closed.
+	if s.stdin != nil {
+		cmd.Stdin = s.stdin
+	}
+	if s.stdout != nil {
+		cmd.Stdout = s.stdout
+	}
+	if s.stderr != nil {
+		cmd.Stderr = s.stderr
+	}
 }
 
 func openStreams(io IO, terminal bool) (*streams, error) {

@@ -23,7 +23,7 @@ func Run(t *testing.T, r sandbox.Runner) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the sandbox tests start containers: run them as root")
 	}
-	for _, group := range []map[string]test{basics, files, identity, isolation, interactive} {
+	for _, group := range []map[string]test{basics, files, identity, isolation, interactive, hostile} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -41,9 +41,14 @@ var ids atomic.Int64
 // newSpec is a shell script on a new root.
 func newSpec(t *testing.T, script string) sandbox.Spec {
 	t.Helper()
+	return newSpecOn(NewRoot(t), script)
+}
+
+// newSpecOn is a shell script on a root that nobody else uses.
+func newSpecOn(root, script string) sandbox.Spec {
 	return sandbox.Spec{
 		ID:   fmt.Sprintf("suite-%d-%d-%d", os.Getpid(), time.Now().UnixNano(), ids.Add(1)),
-		Root: NewRoot(t),
+		Root: root,
 		Args: []string{"/bin/sh", "-c", script},
 		Env:  []string{"PATH=/bin"},
 	}
