@@ -55,7 +55,7 @@ type Store struct {
 	Close func() error
 }
 
-// LabelPrivate, with any value, is for leases and for snapshots without a parent:
+// LabelPrivate is put, with any value, on leases and on snapshots without a parent:
 // containerd need not know of them as long as only the engine uses them, which
 // spares most of their cost. A store may take no notice. Names of private
 // snapshots must be unique for ever.

@@ -18,7 +18,8 @@ type benchCase struct {
 	what    string
 	prepare func(context.Context, *work) error // may be nil
 	timed   func(context.Context, *work) error
-	repeat  int // timed so often in one sample, for what is too short for one; 0 is 1
+	only    string // the only daemon that it is measured on; "" for all
+	repeat  int    // timed so often in one sample, for what is too short for one; 0 is 1
 	// containerd: the daemons are on one.
 	containerd bool
 }

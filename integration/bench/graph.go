@@ -18,7 +18,30 @@ var graphCases = []benchCase{
 		prepare: buildGraph(wide, 5000), timed: buildGraph(wide, 5000)},
 }
 
-func init() { cases = append(cases, graphCases...) }
+// The scale of graphs: what they take for ten times as many steps. The last is
+// nearly as large as BuildKit's messages can be, which have 16 MiB: some 90,000
+// such operations.
+func init() {
+	cases = append(cases, graphCases...)
+	for _, n := range []int{1000, 10000, 90000} {
+		c := benchCase{
+			name: fmt.Sprint("scale-", n), what: fmt.Sprintf("%d file operations, copied into one tree by %d more", n, n/100),
+			prepare: restart, timed: buildGraph(lean, n),
+		}
+		again := c
+		again.name, again.what = c.name+"-cached", "the same again, by a daemon just started"
+		again.prepare = func(ctx context.Context, w *work) error {
+			if err := c.timed(ctx, w); err != nil {
+				return err
+			}
+			return restart(ctx, w)
+		}
+		if n > 10000 { // the other takes an hour
+			c.only, again.only = "kilnd", "kilnd"
+		}
+		cases = append(cases, c, again)
+	}
+}
 
 // chain is a tree that n operations have made, one after the other.
 func chain(nonce string, n int) llb.State {
@@ -31,17 +54,21 @@ func chain(nonce string, n int) llb.State {
 }
 
 // wide is a tree of files that n operations have made, each on nothing.
-func wide(nonce string, n int) llb.State {
-	const together = 50
+func wide(nonce string, n int) llb.State { return together(nonce, n, 50) }
+
+// lean is wide with little text and many files copied by one operation.
+func lean(nonce string, n int) llb.State { return together(nonce, n, 100) }
+
+func together(nonce string, n, together int) llb.State {
 	st := llb.Scratch()
 	var copies *llb.FileAction
 	for i := range n {
-		made := llb.Scratch().File(llb.Mkfile("/file", 0o644, fmt.Appendf(nil, "%s-%d", nonce, i)))
-		to := fmt.Sprintf("/file%d", i)
+		made := llb.Scratch().File(llb.Mkfile("/f", 0o644, fmt.Appendf(nil, "%s-%d", nonce, i)))
+		to := fmt.Sprintf("/%d", i)
 		if copies == nil {
-			copies = llb.Copy(made, "/file", to)
+			copies = llb.Copy(made, "/f", to)
 		} else {
-			copies = copies.Copy(made, "/file", to)
+			copies = copies.Copy(made, "/f", to)
 		}
 		if i%together == together-1 || i == n-1 {
 			st, copies = st.File(copies), nil
@@ -57,6 +84,7 @@ func buildGraph(make func(nonce string, n int) llb.State, n int) func(context.Co
 		if err != nil {
 			return err
 		}
+		def.Metadata, def.Source = nil, nil // as large again
 		var text bytes.Buffer
 		if err := llb.WriteTo(def, &text); err != nil {
 			return err

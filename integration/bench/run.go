@@ -86,6 +86,9 @@ func (c benchCase) measure(ctx context.Context, b *base, daemons []*daemon, runs
 	turns := slices.Clone(daemons)
 	for i := range runs {
 		for _, d := range turns {
+			if c.only != "" && c.only != d.name {
+				continue
+			}
 			s, err := c.once(ctx, b, d)
 			if err != nil {
 				return r, fmt.Errorf("run %d on %s: %w", i+1, d.name, err)
