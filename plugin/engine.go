@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
+	"github.com/kiln-build/kiln/builder/sandbox/meter"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/plugin/config"
@@ -93,6 +94,11 @@ func entitlements(cfg config.Config) []string {
 // the same root left of its own.
 func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*sandbox.Runc, error) {
 	cfg, network := d.cfg, d.network
+	if cfg.Sandbox.SetupCgroup {
+		if err := sandbox.VacateCgroup(meter.Root); err != nil {
+			return nil, err
+		}
+	}
 	c := sandbox.Config{
 		StateDir:        filepath.Join(cfg.Root, "sandbox"),
 		DNS:             sandbox.DNS{Nameservers: cfg.DNS.Nameservers, Options: cfg.DNS.Options, Search: cfg.DNS.SearchDomains},
@@ -100,6 +106,7 @@ func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*san
 		Rootless:        cfg.Sandbox.Rootless,
 		HostPID:         cfg.Sandbox.HostPID,
 		AppArmorProfile: cfg.Sandbox.AppArmor,
+		SELinux:         cfg.Sandbox.SELinux,
 		Devices:         devices,
 	}
 	if network != nil {

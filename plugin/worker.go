@@ -22,7 +22,7 @@ func workerLabels(cfg config.Config, st *store.Store) map[string]string {
 		labelPrefix + "snapshotter":      st.Snapshotter,
 		labelPrefix + "network":          "host",
 		labelPrefix + "oci.process-mode": "sandbox",
-		labelPrefix + "selinux.enabled":  strconv.FormatBool(false),
+		labelPrefix + "selinux.enabled":  strconv.FormatBool(cfg.Sandbox.SELinux),
 	}
 	if host, err := os.Hostname(); err == nil {
 		labels[labelPrefix+"hostname"] = host

@@ -30,7 +30,8 @@ func (f *bkFile) config(env Environment) (Config, error) {
 	}
 	c.Labels, c.Platforms = maps.Clone(w.Labels), w.Platforms
 	c.Sandbox.MaxParallelism, c.Sandbox.CgroupParent, c.Sandbox.AppArmor = w.MaxParallelism, w.CgroupParent, w.AppArmor
-	c.Sandbox.Rootless = w.Rootless
+	c.Sandbox.Rootless, c.Sandbox.SELinux = w.Rootless, w.SELinux
+	c.Sandbox.SetupCgroup, _ = strconv.ParseBool(env.get("BUILDKIT_SETUP_CGROUPV2_ROOT", ""))
 	c.CDI = CDI{Disabled: enabled(f.CDI.Disabled, false), SpecDirs: f.CDI.SpecDirs, AutoAllowed: f.CDI.AutoAllowed}
 	if len(c.CDI.SpecDirs) == 0 {
 		c.CDI.SpecDirs = []string{"/etc/cdi", "/var/run/cdi", filepath.Join(env.paths("buildkit").config, "cdi")}
@@ -48,7 +49,7 @@ func (f *bkFile) config(env Environment) (Config, error) {
 	c.GC = w.gc()
 	f.history(&c.History)
 	f.frontends(&c.Frontends)
-	return c, f.refused(w)
+	return c, f.refused()
 }
 
 // useWorker takes the worker that buildkitd would use, the OCI worker first.
@@ -125,13 +126,12 @@ func (f *bkFile) frontends(to *Frontends) {
 
 // refused says what can't be left out without less protection, or a different
 // result, than was asked for.
-func (f *bkFile) refused(w *bkWorker) error {
+func (f *bkFile) refused() error {
 	for _, c := range []struct {
 		set  bool
 		what string
 	}{
 		{f.ProxyNetwork, "proxyNetwork: there is no capturing proxy yet; leave it out"},
-		{w.SELinux, "selinux: processes are not labelled for SELinux yet; leave it out"},
 		{f.Worker.OCI.UserRemap != "", "worker.oci.userRemapUnsupported: user remapping is not supported; leave it out"},
 		{f.Worker.OCI.ProxySnapshotterPath != "", "worker.oci.proxySnapshotterPath: an external snapshotter is used through containerd; add it to containerd's configuration as a proxy plugin and use the containerd worker"},
 	} {

@@ -170,7 +170,6 @@ func TestBuildkitdRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ toml, want string }{
 		{"proxyNetwork = true", "proxyNetwork"},
-		{"worker.oci.selinux = true", "selinux"},
 		{"worker.oci.noProcessSandbox = true", "hostPID"},
 		{"worker.oci.proxySnapshotterPath = \"/x\"", "proxy plugin"},
 		{"worker.oci.networkMode = \"token-ring\"", "network.mode"},
@@ -184,6 +183,17 @@ func TestBuildkitdRefusals(t *testing.T) {
 	}
 	if _, err := parse(t, "", environment(), "buildkitd", "--oci-worker-gc-keepstorage=1,2,3,4"); err == nil {
 		t.Error("four sizes to keep: no error")
+	}
+}
+
+func TestBuildkitdSandbox(t *testing.T) {
+	t.Parallel()
+	c := mustParse(t, "worker.oci.selinux = true\nsystem.platformsCacheMaxAge = \"3s\"\ncdi.disabled = true\n", environment("BUILDKIT_SETUP_CGROUPV2_ROOT=1"), "buildkitd", "--oci-worker=true").Config
+	if !c.Sandbox.SELinux || !c.Sandbox.SetupCgroup || !c.CDI.Disabled || c.PlatformsMaxAge.Duration != 3*time.Second {
+		t.Errorf("got %+v", c)
+	}
+	if c := mustParse(t, "", environment("BUILDKIT_SETUP_CGROUPV2_ROOT=maybe"), "buildkitd", "--oci-worker=true").Config; c.Sandbox.SetupCgroup {
+		t.Error("nonsense is taken for true")
 	}
 }
 

@@ -151,6 +151,11 @@ type Sandbox struct {
 	MaxParallelism int    `toml:"maxParallelism"`
 	CgroupParent   string `toml:"cgroupParent"`
 	AppArmor       string `toml:"apparmorProfile"`
+	// SELinux labels processes and their mounts.
+	SELinux bool `toml:"selinux"`
+	// SetupCgroup moves the processes in the root of cgroup v2 into a cgroup below it:
+	// for a daemon that has a container of its own.
+	SetupCgroup bool `toml:"setupCgroup"`
 	// Limits hold for every process; steps may ask for less.
 	Limits Limits `toml:"limits"`
 	// Rootless is for a daemon inside a user namespace.

@@ -39,7 +39,7 @@ type Config struct {
 type Register int
 
 const (
-	// Nowhere: only what the machine knows is used.
+	// Nowhere is for a daemon that only uses what the machine knows.
 	Nowhere Register = iota
 	// InNewNamespace is a user namespace for the processes of steps. It takes the
 	// rights of the machine's root.
