@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
 )
 
 // filled makes a snapshotter with some of everything.
@@ -100,6 +102,52 @@ func TestMachineCrash(t *testing.T) {
 		t.Errorf("files %q", got)
 	}
 	if n := dirs(t, s2); n != 4 {
+		t.Errorf("%d directories", n)
+	}
+}
+
+// What nobody wants back isn't written down, what is committed of it is.
+func TestTransient(t *testing.T) {
+	t.Parallel()
+	s := open(t, Config{})
+	layer(t, s, "ns/1/base", "", "base")
+	written := func() (n int) {
+		if err := s.db.View(func(tx *bolt.Tx) error {
+			n = tx.Bucket(bucketNames).Stats().KeyN + tx.Bucket(bucketDirs).Stats().KeyN
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := written()
+	transient := snapshots.WithLabels(map[string]string{LabelTransient: "true"})
+	for _, key := range []string{"ns/2/work", "ns/3/more"} {
+		if _, err := s.Prepare(background, key, "ns/1/base", transient); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.View(background, "ns/4/view", "ns/1/base", transient); err != nil {
+		t.Fatal(err)
+	}
+	if n := written(); n != before || n != 2 {
+		t.Errorf("%d keys are on disk, %d were", n, before)
+	}
+	if _, err := s.Update(background, snapshots.Info{Name: "ns/2/work"}, "labels"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("it becomes another kind of snapshot: %v", err)
+	}
+	if err := s.Commit(background, "ns/5/done", "ns/2/work", transient); err != nil {
+		t.Fatal(err)
+	}
+	s2 := open(t, Config{Root: killed(t, s)})
+	if got := walk(t, s2); got != "ns/1/base ns/5/done" {
+		t.Errorf("there are %q", got)
+	}
+	if n := dirs(t, s2); n != 2 {
+		t.Errorf("%d directories", n)
+	}
+	remove(t, s, "ns/3/more", "ns/4/view", "ns/5/done", "ns/1/base")
+	if n := dirs(t, s); n != 0 {
 		t.Errorf("%d directories", n)
 	}
 }

@@ -196,9 +196,11 @@ func (sp *space) Remove(_ context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	err = sp.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketNames).Delete([]byte(key)) })
-	if err != nil {
-		return fmt.Errorf("remove snapshot %q: %w", key, err)
+	if !e.transient() {
+		err = sp.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketNames).Delete([]byte(key)) })
+		if err != nil {
+			return fmt.Errorf("remove snapshot %q: %w", key, err)
+		}
 	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -220,6 +222,9 @@ func (sp *space) Update(_ context.Context, info snapshots.Info, fieldpaths ...st
 	changed := *e
 	if changed.labels, err = updateLabels(e, info.Labels, fieldpaths); err != nil {
 		return snapshots.Info{}, err
+	}
+	if e.labels[LabelTransient] != changed.labels[LabelTransient] {
+		return snapshots.Info{}, fmt.Errorf("update snapshot %q: label %s can't be changed: %w", info.Name, LabelTransient, errdefs.ErrInvalidArgument)
 	}
 	changed.updated = time.Now().UTC()
 	if err := sp.put(&changed); err != nil {

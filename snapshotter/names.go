@@ -18,6 +18,9 @@ const (
 	LabelAlias = "containerd.io/snapshot/kiln.alias"
 	// LabelShares is on an alias: the name whose directory it was given.
 	LabelShares = "containerd.io/snapshot/kiln.shares"
+	// LabelTransient, with any value, is on active snapshots and views that nobody
+	// wants back after a restart of the snapshotter: they are only in memory.
+	LabelTransient = "containerd.io/snapshot/kiln.transient"
 	// labelChainParent is the chain ID below, which containerd tells where it
 	// unpacks layers side by side and gives the parent at Commit.
 	labelChainParent = "containerd.io/snapshot/parent-chain-id"
@@ -51,6 +54,11 @@ func (e *entry) info() snapshots.Info {
 		Kind: e.kind, Name: e.name, Parent: e.parent, Labels: maps.Clone(e.labels),
 		Created: e.created, Updated: e.updated,
 	}
+}
+
+// transient says whether the name isn't on disk.
+func (e *entry) transient() bool {
+	return e.kind != snapshots.KindCommitted && e.labels[LabelTransient] != ""
 }
 
 // counts says whether bytes on disk may count for the name.

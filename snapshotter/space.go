@@ -92,8 +92,12 @@ func (e *entry) dir() *node {
 	return e.node
 }
 
-// put writes an entry with all directories that it leads to. sp.write is held.
+// put writes an entry with all directories that it leads to, if it is to be on
+// disk. sp.write is held.
 func (sp *space) put(e *entry) error {
+	if e.transient() {
+		return nil
+	}
 	return sp.update(func(tx *bolt.Tx) error { return sp.putEntry(tx, e) })
 }
 
@@ -153,7 +157,7 @@ func (sp *space) add(e *entry) {
 		p.children++
 	}
 	for _, n := range e.node.chain() {
-		n.recorded[sp.which] = true
+		n.recorded[sp.which] = n.recorded[sp.which] || !e.transient()
 	}
 	if e.counts() && e.node != nil {
 		e.node.names = append(e.node.names, e)

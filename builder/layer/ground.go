@@ -114,7 +114,7 @@ func (s *Store) merge(ctx context.Context, g *ground) (*ground, error) {
 // makeMerged makes the snapshot; with is the one that keeps the same files.
 func (s *Store) makeMerged(ctx context.Context, merged *ground, with string, uppers []changes.Upper) (err error) {
 	key := "kiln-work-" + strings.ToLower(rand.Text())
-	mounts, err := s.store.Snapshots.Prepare(ctx, key, merged.below.snapshot(), snapshots.WithLabels(map[string]string{labelOwner: s.id}))
+	mounts, err := s.store.Snapshots.Prepare(ctx, key, merged.below.snapshot(), snapshots.WithLabels(s.passing()))
 	if err != nil {
 		return err
 	}

@@ -19,11 +19,12 @@ import (
 
 // Labels of the snapshots made here.
 const (
-	labelOwner       = "kiln.build/owner"       // id of the layer store; on snapshots that aren't committed
-	labelPersistent  = "kiln.build/persistent"  // on workspaces that outlive the process
-	labelCreated     = "kiln.build/created"     // RFC 3339
-	labelDescription = "kiln.build/description" // cut to maxDescription
-	labelLease       = "kiln.build/lease"       // that the layer was made under
+	labelOwner       = "kiln.build/owner"                      // id of the layer store; on snapshots that aren't committed
+	labelTransient   = "containerd.io/snapshot/kiln.transient" // kiln's snapshotter: it needn't outlast the process
+	labelPersistent  = "kiln.build/persistent"                 // on workspaces that outlive the process
+	labelCreated     = "kiln.build/created"                    // RFC 3339
+	labelDescription = "kiln.build/description"                // cut to maxDescription
+	labelLease       = "kiln.build/lease"                      // that the layer was made under
 )
 
 // LabelStore is on the leases for what a store has mounted and for what it is
@@ -161,6 +162,12 @@ func (s *Store) Size(ctx context.Context, l *Layer) (int64, error) {
 		return 0, fmt.Errorf("size of layer %s: %w", l.Name, err)
 	}
 	return u.Size, nil
+}
+
+// passing are the labels of snapshots that are of use to this process only, until
+// they are committed.
+func (s *Store) passing() map[string]string {
+	return map[string]string{labelOwner: s.id, labelTransient: "true"}
 }
 
 // newDir makes a directory to mount on.

@@ -58,7 +58,7 @@ func (u *unpacking) layer(ctx context.Context, i int, parent string) (string, er
 	}
 	key := fmt.Sprintf(snapshots.UnpackKeyFormat, "kiln-"+strings.ToLower(rand.Text()), name)
 	owned := maps.Clone(labels)
-	owned[labelOwner] = s.id
+	maps.Copy(owned, s.passing())
 	offered, withdraw := u.offer(ctx, i, owned)
 	defer withdraw()
 	mounts, err := s.store.Snapshots.Prepare(ctx, key, parent, snapshots.WithLabels(owned))
@@ -148,6 +148,7 @@ func (u *unpacking) offer(ctx context.Context, i int, prepare map[string]string)
 		return false, func() {}
 	}
 	maps.Copy(prepare, more)
+	delete(prepare, labelTransient) // what comes of it stays
 	prepare[labelLinked] = linkedText(0, u.tree[i].Name) // the snapshotter counts its bytes once
 	return true, withdraw
 }

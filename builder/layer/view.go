@@ -152,7 +152,7 @@ func (s *Store) mountView(ctx context.Context, v *view) (err error) {
 	}
 	key := "kiln-view-" + s.id + "-" + filepath.Base(v.dir)
 	ctx = leases.WithLease(ctx, s.lease)
-	v.mounts, err = s.store.Snapshots.View(ctx, key, v.name, snapshots.WithLabels(map[string]string{labelOwner: s.id}))
+	v.mounts, err = s.store.Snapshots.View(ctx, key, v.name, snapshots.WithLabels(s.passing()))
 	if err != nil {
 		return err
 	}

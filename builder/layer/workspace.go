@@ -40,7 +40,7 @@ type Meta struct {
 // belongs to the lease that ctx carries; end it with Commit or Discard.
 func (s *Store) NewWorkspace(ctx context.Context, parent *Layer) (*Workspace, error) {
 	key := "kiln-work-" + strings.ToLower(rand.Text())
-	labels := map[string]string{labelOwner: s.id}
+	labels := s.passing()
 	if parent == nil {
 		labels[store.LabelPrivate] = "true"
 	}
