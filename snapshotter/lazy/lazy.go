@@ -160,35 +160,50 @@ const (
 // to hang.
 func (f *Filesystem) call(ctx context.Context, limit time.Duration, do func(context.Context, api.StargzFuseManagerServiceClient) error) error {
 	for attempt := 1; ; attempt++ {
-		err := f.callOnce(ctx, limit, do)
-		code := status.Code(err)
-		if attempt > 1 || code != codes.Unavailable && code != codes.DeadlineExceeded || f.answers() {
+		conn, err := f.callOnce(ctx, limit, do)
+		if attempt > 1 || !lost(ctx, err) || f.uses(conn) && f.answers() {
 			return errgrpc.ToNative(err)
 		}
-		f.disconnect()
+		f.disconnect(conn)
 	}
 }
 
-// disconnect has the next call look for the process.
-func (f *Filesystem) disconnect() {
+// lost says whether a call may have failed for its connection: a call that goes
+// on at the same time closes one whose process has ended.
+func lost(ctx context.Context, err error) bool {
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled && ctx.Err() == nil
+}
+
+// uses says whether the next call would have this connection.
+func (f *Filesystem) uses(conn *grpc.ClientConn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.conn != nil {
+	return f.conn == conn
+}
+
+// disconnect has the next call look for the process, unless one has done so
+// already.
+func (f *Filesystem) disconnect(conn *grpc.ClientConn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if conn != nil && f.conn == conn {
 		f.conn.Close()
 		f.conn = nil
 	}
 }
 
-func (f *Filesystem) callOnce(ctx context.Context, limit time.Duration, do func(context.Context, api.StargzFuseManagerServiceClient) error) error {
+// callOnce returns the connection too, nil if there is none.
+func (f *Filesystem) callOnce(ctx context.Context, limit time.Duration, do func(context.Context, api.StargzFuseManagerServiceClient) error) (*grpc.ClientConn, error) {
 	start, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	conn, err := f.connect(start)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel = context.WithTimeout(ctx, limit)
 	defer cancel()
-	return do(ctx, api.NewStargzFuseManagerServiceClient(conn))
+	return conn, do(ctx, api.NewStargzFuseManagerServiceClient(conn))
 }
 
 // Mounted tells whether something is mounted on dir. It doesn't ask what is

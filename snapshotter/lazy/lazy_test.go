@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -130,6 +131,35 @@ func TestProcessDies(t *testing.T) {
 			t.Errorf("%s: %v", sig, err)
 		}
 		read(t, dir, "hello", "hello\n")
+	}
+}
+
+// Many notice at the same time that the process has gone.
+func TestProcessDiesUnderMany(t *testing.T) {
+	t.Parallel()
+	b := pack(t, files())
+	reg := startRegistry(t, b)
+	f, root := start(t, quiet, nil)
+	var dirs []string
+	for range 6 {
+		dirs = append(dirs, shown(t, f, root))
+		if err := f.Mount(t.Context(), dirs[len(dirs)-1], reg.labels(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		if err := syscall.Kill(pid(root), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for _, dir := range dirs {
+			wg.Go(func() {
+				if err := f.Check(t.Context(), dir, reg.labels(b)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 
