@@ -8,7 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
+
+	"github.com/kiln-build/kiln/integration/testbed"
 )
 
 // base is what all cases stand on: a registry with two images, and a large
@@ -19,6 +22,10 @@ type base struct {
 	dataSize int64
 	registry *server
 	host     string // the registry's host:port
+	// counted is another way to the registry, which counts what is fetched.
+	counted *testbed.Counter
+	// lazy pushes an image like DATA whose layers can be pulled lazily, once.
+	lazy func(context.Context, *daemon) error
 	// files makes the large context once and returns its folder. Builds may
 	// only read it; a case that changes a file changes it for all.
 	files func() (string, error)
@@ -33,7 +40,19 @@ func newBase(ctx context.Context, dir string, dataSize int64) (*base, error) {
 		tree := filepath.Join(dir, "context")
 		return tree, writeTree(tree, contextFiles)
 	})
-	return b, b.startRegistry(ctx)
+	if err := b.startRegistry(ctx); err != nil {
+		return nil, err
+	}
+	b.counted = testbed.CountTo(b.host)
+	done := false
+	b.lazy = func(ctx context.Context, d *daemon) error {
+		if done {
+			return nil
+		}
+		done = true
+		return b.pushImage(ctx, d, "lazy", dataImage, "compression=estargz", "force-compression=true", "oci-mediatypes=true")
+	}
+	return b, nil
 }
 
 func (b *base) startRegistry(ctx context.Context) error {
@@ -71,6 +90,22 @@ http: {addr: %q}
 
 // push has the daemon build the two images and push them.
 func (b *base) push(ctx context.Context, d *daemon) error {
+	for name, dockerfile := range map[string]string{"base": baseImage, "data": dataImage} {
+		if err := b.pushImage(ctx, d, name, dockerfile); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	baseImage = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n"
+	dataImage = baseImage + "COPY data /data\n"
+)
+
+// pushImage has the daemon build an image and push it, with attributes of the
+// output.
+func (b *base) pushImage(ctx context.Context, d *daemon, name, dockerfile string, attrs ...string) error {
 	w, err := newWork(b, d)
 	if err != nil {
 		return err
@@ -86,14 +121,9 @@ func (b *base) push(ctx context.Context, d *daemon) error {
 	if err := writeData(filepath.Join(w.context, "data"), b.dataSize); err != nil {
 		return err
 	}
-	for name, dockerfile := range map[string]string{
-		"base": "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n",
-		"data": "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nCOPY data /data\n",
-	} {
-		err := w.build(ctx, dockerfile, "--output", fmt.Sprintf("type=image,name=%s/%s:latest,push=true", b.host, name))
-		if err != nil {
-			return fmt.Errorf("base image %s: %w", name, err)
-		}
+	output := append([]string{fmt.Sprintf("type=image,name=%s/%s:latest,push=true", b.host, name)}, attrs...)
+	if err := w.build(ctx, dockerfile, "--output", strings.Join(output, ",")); err != nil {
+		return fmt.Errorf("base image %s: %w", name, err)
 	}
 	return nil
 }

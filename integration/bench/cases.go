@@ -54,12 +54,18 @@ var cases = []benchCase{
 		timed:   buildAndRun(onData("echo NONCE")), containerd: true},
 	{name: "build-run-same", what: "the same when nothing changed",
 		prepare: buildAndRun(onData("echo NONCE")), timed: buildAndRun(onData("echo NONCE")), containerd: true},
+	{name: "build-run-cold", what: "a small layer on an image of 300 MB in the registry, on an empty node, to the first output",
+		prepare: emptyNode, timed: buildAndRun(onImage("COLD", "echo NONCE")), containerd: true},
+	{name: "build-run-lazy", what: "the same with kilnd pulling the image lazily, buildkitd in full",
+		prepare: emptyNode, timed: buildAndRun(onImage("LAZY", "echo NONCE")), containerd: true},
 }
 
 // onData is a step on the large image whose output the container prints. It
 // doesn't end at once, since ctr then now and then shows nothing.
-func onData(command string) string {
-	return "FROM DATA\nRUN " + command + " > /out\nENTRYPOINT [\"/bin/sh\", \"-c\", \"/bin/cat /out; sleep 0.1\"]\n"
+func onData(command string) string { return onImage("DATA", command) }
+
+func onImage(image, command string) string {
+	return "FROM " + image + "\nRUN " + command + " > /out\nENTRYPOINT [\"/bin/sh\", \"-c\", \"/bin/cat /out; sleep 0.1\"]\n"
 }
 
 var cachedSteps = "FROM BASE\n" + steps(20, "RUN true %d")
@@ -157,6 +163,18 @@ func changeContext(ctx context.Context, w *work) error {
 // prune makes the daemon forget everything, and the context exist.
 func prune(ctx context.Context, w *work) error {
 	if _, err := w.files(); err != nil {
+		return err
+	}
+	return w.daemon.buildctl(ctx, "prune", "--all")
+}
+
+// emptyNode leaves nothing in the daemon and in its containerd, and an image that
+// can be pulled lazily in the registry.
+func emptyNode(ctx context.Context, w *work) error {
+	if err := w.lazy(ctx, w.daemon); err != nil {
+		return err
+	}
+	if err := w.daemon.containerd.removeImages(ctx); err != nil {
 		return err
 	}
 	return w.daemon.buildctl(ctx, "prune", "--all")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // containerd is one that a single daemon uses.
@@ -61,6 +62,20 @@ func (c *containerd) remove() error {
 		return err
 	}
 	return removeRoot(c.root)
+}
+
+// removeImages removes all images, and what only they needed.
+func (c *containerd) removeImages(ctx context.Context) error {
+	list, err := exec.CommandContext(ctx, "ctr", "--address", c.socket, "images", "ls", "-q").Output()
+	if err != nil {
+		return err
+	}
+	for image := range strings.FieldsSeq(string(list)) {
+		if err := output(ctx, "ctr", "--address", c.socket, "images", "rm", "--sync", image); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runImage starts a container of an image and returns when it has said

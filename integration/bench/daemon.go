@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -89,6 +90,13 @@ func (d *daemon) restart(ctx context.Context) error {
 
 // remove stops the daemon and deletes what it kept.
 func (d *daemon) remove() error {
+	if d.containerd != nil { // what was pulled lazily is mounted below the root
+		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+		defer cancel()
+		if err := errors.Join(d.containerd.removeImages(ctx), d.buildctl(ctx, "prune", "--all")); err != nil {
+			return err
+		}
+	}
 	if err := d.stop(); err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ type sample struct {
 	wall time.Duration
 	cpu  time.Duration // of the daemon and everything below it
 	peak int64         // bytes, see usage
+	// fetched are bytes of images that are counted; 0 for others.
+	fetched int64
 }
 
 // result holds a case's samples by daemon.
@@ -41,7 +43,10 @@ func run(ctx context.Context, o options) (results []result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.registry.stop()) }()
+	defer func() {
+		b.counted.Close()
+		err = errors.Join(err, b.registry.stop())
+	}()
 	var daemons []*daemon
 	defer func() {
 		for _, d := range daemons {
@@ -94,8 +99,8 @@ func (c benchCase) measure(ctx context.Context, b *base, daemons []*daemon, runs
 				return r, fmt.Errorf("run %d on %s: %w", i+1, d.name, err)
 			}
 			r.samples[d.name] = append(r.samples[d.name], s)
-			fmt.Fprintf(os.Stderr, "%-18s %-10s run %d: %v, cpu %v, peak %d MB\n", c.name, d.name, i+1,
-				s.wall.Round(time.Millisecond), s.cpu.Round(time.Millisecond), s.peak>>20)
+			fmt.Fprintf(os.Stderr, "%-18s %-10s run %d: %v, cpu %v, peak %d MB, fetched %.1f MB\n", c.name, d.name, i+1,
+				s.wall.Round(time.Millisecond), s.cpu.Round(time.Millisecond), s.peak>>20, float64(s.fetched)/1e6)
 		}
 		slices.Reverse(turns)
 	}
@@ -121,6 +126,7 @@ func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error)
 	if err != nil {
 		return sample{}, err
 	}
+	fetched := b.counted.All()
 	start := time.Now()
 	for range max(c.repeat, 1) {
 		if err := c.timed(ctx, w); err != nil {
@@ -128,6 +134,7 @@ func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error)
 		}
 	}
 	wall := time.Since(start)
+	fetched = b.counted.All() - fetched
 	after, err := d.usage()
 	if err != nil {
 		return sample{}, err
@@ -136,5 +143,5 @@ func (c benchCase) once(ctx context.Context, b *base, d *daemon) (sample, error)
 		return sample{}, err
 	}
 	n := time.Duration(max(c.repeat, 1))
-	return sample{wall: wall / n, cpu: (after.cpu - before.cpu) / n, peak: after.peak}, nil
+	return sample{wall: wall / n, cpu: (after.cpu - before.cpu) / n, peak: after.peak, fetched: fetched}, nil
 }

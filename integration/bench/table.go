@@ -55,6 +55,12 @@ func printTable(out io.Writer, results []result) error {
 	fmt.Fprintln(out, "size of the daemon and of what still runs below it, not of steps that ended.")
 	for _, r := range results {
 		fmt.Fprintf(out, "%s: %s\n", r.name, r.what)
+		fetched := func(k kind) float64 {
+			return r.median(k.name, measure{of: func(s sample) float64 { return float64(s.fetched) / 1e6 }})
+		}
+		if theirs, ours := fetched(kinds[0]), fetched(kinds[1]); theirs > 0 || ours > 0 {
+			fmt.Fprintf(out, "    fetched from the registry: %s %s MB, %s %s MB\n", kinds[0].name, figure(theirs), kinds[1].name, figure(ours))
+		}
 	}
 	return nil
 }

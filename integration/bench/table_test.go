@@ -12,11 +12,11 @@ import (
 
 var someResults = []result{
 	{benchCase: benchCase{name: "both", what: "measured on both"}, samples: map[string][]sample{
-		"buildkitd": {{time.Second, 400 * time.Millisecond, 100e6}, {3 * time.Second, 400 * time.Millisecond, 100e6}, {2 * time.Second, time.Second, 100e6}},
-		"kilnd":     {{time.Second, 100 * time.Millisecond, 20e6}, {2 * time.Second, 100 * time.Millisecond, 30e6}},
+		"buildkitd": {{time.Second, 400 * time.Millisecond, 100e6, 0}, {3 * time.Second, 400 * time.Millisecond, 100e6, 0}, {2 * time.Second, time.Second, 100e6, 0}},
+		"kilnd":     {{time.Second, 100 * time.Millisecond, 20e6, 0}, {2 * time.Second, 100 * time.Millisecond, 30e6, 0}},
 	}},
 	{benchCase: benchCase{name: "half", what: "measured on one"}, samples: map[string][]sample{
-		"buildkitd": {{150 * time.Second, 0, 5e6}},
+		"buildkitd": {{150 * time.Second, 0, 5e6, 2e6}},
 	}},
 }
 
@@ -31,7 +31,7 @@ func TestPrintTable(t *testing.T) {
 	if err := printTable(&out, someResults); err != nil {
 		t.Fatal(err)
 	}
-	if got := "\n" + regexp.MustCompile(` +\n`).ReplaceAllString(out.String(), "\n"); !strings.HasPrefix(got, want) || !strings.Contains(got, "\nhalf: measured on one\n") {
+	if got := "\n" + regexp.MustCompile(` +\n`).ReplaceAllString(out.String(), "\n"); !strings.HasPrefix(got, want) || !strings.Contains(got, "\nhalf: measured on one\n    fetched from the registry: buildkitd 2.00 MB, kilnd - MB\n") {
 		t.Errorf("got %s", got)
 	}
 	out.Reset()

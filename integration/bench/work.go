@@ -48,7 +48,9 @@ func (w *work) finish() error {
 }
 
 // build builds a Dockerfile with the sample's context. In its text, BASE and
-// DATA stand for the registry's images and NONCE for the sample's nonce.
+// DATA stand for the registry's images, COLD for DATA where what is fetched is
+// counted, LAZY for the same that kilnd can pull lazily, and NONCE for the sample's
+// nonce.
 func (w *work) build(ctx context.Context, dockerfile string, args ...string) error {
 	return w.buildIn(ctx, w.context, dockerfile, args...)
 }
@@ -59,7 +61,11 @@ func (w *work) buildIn(ctx context.Context, tree, dockerfile string, args ...str
 	if err != nil {
 		return err
 	}
-	text := strings.NewReplacer("BASE", w.host+"/base", "DATA", w.host+"/data", "NONCE", w.nonce).Replace(dockerfile)
+	lazy := w.counted.Host + "/data"
+	if w.daemon.name == "kilnd" {
+		lazy = w.counted.Host + "/lazy"
+	}
+	text := strings.NewReplacer("COLD", w.counted.Host+"/data", "LAZY", lazy, "BASE", w.host+"/base", "DATA", w.host+"/data", "NONCE", w.nonce).Replace(dockerfile)
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
 		return err
 	}

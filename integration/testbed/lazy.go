@@ -150,10 +150,14 @@ type Counter struct {
 }
 
 // Count starts a way to the registry. The caller closes it.
-func (r *Registry) Count() *Counter {
+func (r *Registry) Count() *Counter { return CountTo(r.Host) }
+
+// CountTo starts a way to a registry on this machine (HOST:PORT). The caller
+// closes it.
+func CountTo(host string) *Counter {
 	c := &Counter{sent: map[string]int64{}}
 	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
-		p.SetURL(&url.URL{Scheme: "http", Host: r.Host})
+		p.SetURL(&url.URL{Scheme: "http", Host: host})
 		p.Out.Host = p.In.Host // so that it sends nobody past us
 	}}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -178,6 +182,16 @@ func (c *Counter) Fetched(blobs ...string) (sum int64) {
 	defer c.mu.Unlock()
 	for _, b := range blobs {
 		sum += c.sent[b]
+	}
+	return sum
+}
+
+// All is how many bytes of any blobs were sent.
+func (c *Counter) All() (sum int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.sent {
+		sum += n
 	}
 	return sum
 }
