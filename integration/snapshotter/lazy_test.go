@@ -23,6 +23,17 @@ type lazyBed struct {
 
 func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
 	t.Helper()
+	return startLazyOn(t, format, func(t *testing.T) *bed {
+		dir, plugin, flags := setup(t)
+		c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
+		d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket, "--lazy-background-fetch=false")...)
+		return &bed{TB: t, daemon: d, containerd: c}
+	})
+}
+
+// startLazyOn is startLazy on a containerd and a daemon of start's.
+func startLazyOn(t *testing.T, format testbed.LazyFormat, start func(*testing.T) *bed) *lazyBed {
+	t.Helper()
 	b := &lazyBed{Counter: registry.Count()}
 	b.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()))
 	t.Cleanup(b.Close)
@@ -42,10 +53,7 @@ func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, plugin, flags := setup(t)
-	c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
-	d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket, "--lazy-background-fetch=false")...)
-	b.bed = &bed{TB: t, daemon: d, containerd: c}
+	b.bed = start(t)
 	return b
 }
 
@@ -200,4 +208,71 @@ func TestLazyBaseIsLost(t *testing.T) {
 		t.Errorf("the build says\n%s", out)
 	}
 	b.empty()
+}
+
+// TestLazyCredentials: what a session's credentials opened is read on with them,
+// and they open nothing for those who have none.
+func TestLazyCredentials(t *testing.T) {
+	t.Parallel()
+	b := startLazy(t, testbed.EStargz)
+	b.Protect("ann", "secret")
+	home := b.TempDir()
+	b.must(os.WriteFile(filepath.Join(home, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"username":"ann","password":"secret"}}}`, b.Host), 0o600))
+	build := func(step string, env ...string) (ran, error) {
+		cmd := b.building("FROM " + b.base() + "\nRUN " + step + "\n")
+		cmd.Env = append(append(os.Environ(), "DOCKER_CONFIG="+b.TempDir()), env...)
+		return b.try(cmd)
+	}
+	ann := "DOCKER_CONFIG=" + home
+	if _, err := build("true"); err == nil {
+		t.Error("built on a private image without credentials")
+	}
+	if _, err := build("wc -c /noise/1", ann); err != nil {
+		t.Error(err)
+	}
+	b.part("with credentials")
+	if _, err := build("wc -c /noise/2"); err == nil {
+		t.Error("another one's credentials opened a private image")
+	}
+	// The process that knew what the registry was shown has gone.
+	b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
+	if _, err := build("wc -c /noise/3"); err == nil {
+		t.Error("another one's credentials opened a private image")
+	}
+	if out, err := build("wc -c /noise/4", ann); err != nil || !strings.Contains(out.stderr, "524288 /noise/4") {
+		t.Errorf("%v\n%s", err, out.stderr)
+	}
+	b.part("again with credentials")
+	b.empty()
+}
+
+// TestOthersLazySnapshotter builds on the lazy snapshotter of somebody else.
+func TestOthersLazySnapshotter(t *testing.T) {
+	t.Parallel()
+	b := startLazyOn(t, testbed.EStargz, stargz)
+	app := "FROM " + b.base() + "\nRUN echo built > /app && wc -c /noise/1\nCMD cat /app\n"
+	name := b.Host + "/app-" + b.repo + ":1"
+	b.build(app, "--output", "type=image,push=true,name="+name)
+	b.part("build and push")
+	have := b.ctr("content", "ls", "-q")
+	for _, d := range b.digests {
+		if strings.Contains(have, d) {
+			t.Errorf("layer %s of the base was downloaded", d)
+		}
+	}
+	if out := b.container(name); out != "built\n" {
+		t.Errorf("the container says %q", out)
+	}
+	b.part("with a container of the result")
+	for image := range strings.FieldsSeq(b.ctr("images", "ls", "-q")) {
+		b.ctr("images", "rm", "--sync", image)
+	}
+	b.kiln("prune", "--all")
+	b.must(testbed.Eventually(20*time.Second, func() error {
+		b.collect()
+		if left := b.ctr("snapshots", "ls"); strings.Count(left, "\n") > 1 {
+			return fmt.Errorf("left:\n%s", left)
+		}
+		return nil
+	}))
 }

@@ -144,9 +144,10 @@ type Counter struct {
 	*httptest.Server
 	Host string
 
-	mu   sync.Mutex
-	sent map[string]int64 // by digest
-	dead bool
+	mu             sync.Mutex
+	sent           map[string]int64 // by digest
+	dead           bool
+	user, password string // that have to be given; "" for none
 }
 
 // Count starts a way to the registry. The caller closes it.
@@ -162,11 +163,17 @@ func CountTo(host string) *Counter {
 	}}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c.mu.Lock()
-		dead := c.dead
+		dead, user, password := c.dead, c.user, c.password
 		c.mu.Unlock()
 		if dead {
 			panic(http.ErrAbortHandler)
 		}
+		if u, p, _ := req.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		req.Header.Del("Authorization")
 		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
 			w = &countingWriter{w, c, path.Base(req.URL.Path)}
 		}
@@ -194,6 +201,13 @@ func (c *Counter) All() (sum int64) {
 		sum += n
 	}
 	return sum
+}
+
+// Protect lets only those in who give the password.
+func (c *Counter) Protect(user, password string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.user, c.password = user, password
 }
 
 // Kill has the registry hang up on everybody, or no more.

@@ -30,7 +30,7 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 		return p.layers
 	}
 	layers := make([]ocispec.Descriptor, len(p.layers))
-	grant := ""
+	grant := s.grant(job, req, p)
 	for i, l := range p.layers {
 		a := maps.Clone(l.Annotations)
 		if a == nil {
@@ -39,9 +39,6 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 		from, _ := sourceLabels(req.ref)
 		a[from] = req.ref.Repo
 		if toc := a[estargz.TOCJSONDigestAnnotation]; toc != "" {
-			if grant == "" {
-				grant = s.cfg.Registries.Grant(req.ref.Host+"/"+req.ref.Repo, job.Sessions())
-			}
 			rest := p.neighbours(i)
 			maps.Copy(a, map[string]string{
 				snapshotters.TargetRefLabel:            req.ref.Name,
@@ -58,6 +55,17 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 		layers[i] = l
 	}
 	return layers
+}
+
+// grant lets lazy layers of the image be fetched with the credentials of the job's
+// sessions, for whom it was pinned. It is "" for an image without such layers.
+func (s *Source) grant(job schedule.Job, req request, p pinned) string {
+	for _, l := range p.layers {
+		if req.layout == nil && l.Annotations[estargz.TOCJSONDigestAnnotation] != "" {
+			return s.cfg.Registries.Grant(req.ref.Host+"/"+req.ref.Repo, job.Sessions())
+		}
+	}
+	return ""
 }
 
 // neighbours are the digests of layer i and those above it, as many as fit into a

@@ -42,6 +42,7 @@ func (o *op) Key(ctx context.Context, job schedule.Job) (schedule.Key, error) {
 		return schedule.Key{}, err
 	}
 	o.pinned = &p
+	o.s.grant(job, o.req, p) // what is mounted already may need it, too
 	return schedule.Key{
 		Digest: p.key(),
 		Parts: []cache.Part{
