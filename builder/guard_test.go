@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,20 +15,21 @@ import (
 // pool is a disk of 1000 bytes of which the builder has used so many: by steps, and
 // by what can be removed.
 type pool struct {
-	steps, removable int64
-	relieved         int
-	others           int // older builds that run
+	steps, removable, relieved atomic.Int64
+	others                     int // older builds that run
 }
+
+func (p *pool) used() int64 { return p.steps.Load() + p.removable.Load() }
 
 func (p *pool) guard(c Ceiling) *guard {
 	return &guard{
 		ceiling: c,
-		disk:    func() cache.Disk { return cache.Disk{Total: 1000, Free: 1000 - p.steps - p.removable} },
-		measure: func(context.Context) (int64, error) { return p.steps + p.removable, nil },
-		written: func(_ context.Context, lease string) (int64, error) { return p.steps, nil },
+		disk:    func() cache.Disk { return cache.Disk{Total: 1000, Free: 1000 - p.used()} },
+		measure: func(context.Context) (int64, error) { return p.used(), nil },
+		written: func(_ context.Context, lease string) (int64, error) { return p.steps.Load(), nil },
 		relieve: func(context.Context, Ceiling) error {
-			p.relieved++
-			p.removable = 0
+			p.relieved.Add(1)
+			p.removable.Store(0)
 			return nil
 		},
 		older: func(time.Time) bool { return p.others > 0 },
@@ -47,18 +49,19 @@ func TestGuardFailsWhatWrites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &pool{removable: 50}
+				p := &pool{}
+				p.removable.Store(50)
 				g := p.guard(c.ceiling)
 				ctx, leave, err := g.enter(t.Context(), "writes", time.Now())
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.steps = 70
+				p.steps.Store(70)
 				time.Sleep(2 * lookEvery)
-				if p.removable != 0 || ctx.Err() != nil {
-					t.Errorf("%d bytes are left that nobody uses, %v", p.removable, ctx.Err())
+				if p.removable.Load() != 0 || ctx.Err() != nil {
+					t.Errorf("%d bytes are left that nobody uses, %v", p.removable.Load(), ctx.Err())
 				}
-				p.steps = 120
+				p.steps.Store(120)
 				time.Sleep(2 * lookEvery)
 				var full *CeilingError
 				if err := context.Cause(ctx); !errors.As(err, &full) || !strings.Contains(err.Error(), c.want) {
@@ -81,10 +84,10 @@ func TestGuardRemovesInTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.steps = 97
+		p.steps.Store(97)
 		time.Sleep(measureEvery / 2)
-		if p.relieved != 1 || ctx.Err() != nil {
-			t.Errorf("room was made %d times, %v", p.relieved, ctx.Err())
+		if p.relieved.Load() != 1 || ctx.Err() != nil {
+			t.Errorf("room was made %d times, %v", p.relieved.Load(), ctx.Err())
 		}
 		leave()
 		time.Sleep(2 * lookEvery)
@@ -106,11 +109,12 @@ func TestGuardWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &pool{steps: 110, others: c.others}
+				p := &pool{others: c.others}
+				p.steps.Store(110)
 				g := p.guard(Ceiling{MaxUsed: 100})
 				if c.room > 0 {
 					time.AfterFunc(c.room, func() {
-						p.steps = 0
+						p.steps.Store(0)
 						g.changed()
 					})
 				}

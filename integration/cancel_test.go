@@ -15,12 +15,12 @@ import (
 // atOnce is how soon what nobody waits for has ended, processes included.
 const atOnce = time.Second
 
-// TestInterruptedAtOnce: nothing of a build is left a second after its client
-// was interrupted, neither the client, nor its steps.
-func TestInterruptedAtOnce(t *testing.T) {
+// TestGoneAtOnce: nothing of a build is left a second after its client was
+// interrupted or killed, neither the client, nor its steps.
+func TestGoneAtOnce(t *testing.T) {
 	t.Parallel()
-	b := embedded(t)
-	c := b.begin(b.files(`
+	onBoth(t, func(b *bed) {
+		dir := b.files(`
 -- Dockerfile --
 FROM BASE AS one
 RUN echo started; trap '' INT TERM; sleep 1000; sleep 1000
@@ -29,17 +29,21 @@ RUN sleep 1001
 FROM BASE
 COPY --from=one / /one
 COPY --from=two / /two
-`))
-	begun := time.Now()
-	c.signal(syscall.SIGINT)
-	if err := c.wait(endOfBuild); err == nil || errors.Is(err, errStillRunning) {
-		t.Errorf("the client ended with %v", err)
-	}
-	b.must(testbed.Eventually(endOfBuild, b.noSteps))
-	if took := time.Since(begun); took > atOnce {
-		t.Errorf("the end took %v", took)
-	}
-	b.idle()
+`)
+		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+			c := b.begin("--no-cache", dir)
+			begun := time.Now()
+			c.signal(sig)
+			if err := c.wait(endOfBuild); err == nil || errors.Is(err, errStillRunning) {
+				b.Errorf("the client ended with %v", err)
+			}
+			b.must(testbed.Eventually(endOfBuild, b.noSteps))
+			if took := time.Since(begun); took > atOnce {
+				b.Errorf("the end by %v took %v", sig, took)
+			}
+		}
+		b.idle()
+	})
 }
 
 // TestFailureEndsTheOthers: a stage that fails ends the long ones beside it,

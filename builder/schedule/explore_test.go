@@ -110,7 +110,7 @@ func (x *scenario) round() (builds int64) {
 		wg.Go(func() { x.build(b) })
 	}
 	wg.Wait()
-	time.Sleep(2 * stopping)
+	time.Sleep(100 * stopping) // what builds inside of steps needs ends first
 	if n := x.w.underway(); n > 0 {
 		x.w.complain("%d steps are running, and no build", n)
 	}
@@ -150,14 +150,21 @@ func (x *scenario) random(i int64) trial {
 	return b
 }
 
-// predicted makes a build and checks that exactly those steps ran that had to.
+// predicted makes a build and checks that exactly those steps ran that had to, and
+// that no result was taken from the records that wasn't needed.
 func (x *scenario) predicted(b trial) {
 	p := predict(x.w, b)
 	x.w.past()
 	x.build(b)
 	time.Sleep(2 * stopping) // what was begun ahead and not needed may still be there
-	if ran := x.w.past(); !p.fits(ran) {
+	ran, loaded := x.w.past()
+	if !p.fits(ran) {
 		x.w.complain("%s: %d steps ran, %d had to", b.id, len(ran), len(p.runs))
+	}
+	for _, id := range loaded {
+		if !p.loads[id] && !p.foreseen[id] {
+			x.w.complain("%s: the result of %s was loaded, and nobody needs it", b.id, id)
+		}
 	}
 }
 

@@ -118,6 +118,10 @@ func TestIgnoreCache(t *testing.T) {
 	expect(t, "three plans", h.build(t, "5", []string{"step"}, step, step, byName), "by name", "step")
 	expect(t, "a fresh source", h.build(t, "6", []string{"source"}, byName, byName), "source")
 	expect(t, "the build after that", h.build(t, "7", nil, byName, byContent))
+	expect(t, "a fresh step in one plan", h.build(t, "8", []string{"step"}, byContent), "step")
+	if v := h.result(t, "8a", step); v.build != "8" {
+		t.Errorf("a build after it has the result of build %s, want the fresh one of 8", v.build)
+	}
 	h.s.Close()
 	for _, err := range h.w.end() {
 		t.Error(err)

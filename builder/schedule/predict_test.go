@@ -25,12 +25,13 @@ type prediction struct {
 	hit      map[*graph.Step]bool
 	vals     map[*graph.Step]int
 	runs     []cache.ID
+	loads    map[cache.ID]bool // what is needed and was there
 }
 
 // predict evaluates a build step by step, with a copy of the world's records.
 func predict(w *world, b trial) *prediction {
 	p := &prediction{b: b, keys: maps.Clone(w.keys), have: map[cache.ID]bool{}, missed: map[cache.ID]bool{},
-		stalled: map[*graph.Step]bool{}, foreseen: map[cache.ID]bool{}, hit: map[*graph.Step]bool{}, ids: map[*graph.Step]cache.ID{}}
+		stalled: map[*graph.Step]bool{}, foreseen: map[cache.ID]bool{}, loads: map[cache.ID]bool{}, hit: map[*graph.Step]bool{}, ids: map[*graph.Step]cache.ID{}}
 	for id := range w.records {
 		p.have[id] = true
 	}
@@ -91,6 +92,9 @@ func (p *prediction) identify(s *graph.Step) {
 // found when the step is about to run.
 func (p *prediction) need(s *graph.Step) {
 	id := p.ids[s]
+	if p.have[id] {
+		p.loads[id] = true
+	}
 	if p.have[id] && !p.missed[id] {
 		return
 	}

@@ -24,6 +24,7 @@ type world struct {
 	inUse    map[cache.ID]int
 	begun    map[cache.ID]bool
 	history  []cache.ID // what was begun, in order
+	loaded   []cache.ID // what was taken from the records, in order
 	runs     map[string]map[digest.Digest]int
 	sessions map[string]chan struct{}
 	breaks   func() bool        // whether the next operation fails; may be nil
@@ -111,6 +112,7 @@ func (w *world) Load(_ context.Context, id cache.ID) ([]Result, error) {
 		w.bad("record %s is not in use when it is loaded", id)
 	}
 	if r, ok := w.records[id]; ok {
+		w.loaded = append(w.loaded, id)
 		return r, nil
 	}
 	return nil, errdefs.ErrNotFound
@@ -214,13 +216,13 @@ func (w *world) unique(build string) string {
 	return fmt.Sprint(build, "/", w.inner)
 }
 
-// past gives what was begun since the last call.
-func (w *world) past() []cache.ID {
+// past gives what was begun, and what was loaded, since the last call.
+func (w *world) past() (begun, loaded []cache.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	past := w.history
-	w.history = nil
-	return past
+	begun, loaded = w.history, w.loaded
+	w.history, w.loaded = nil, nil
+	return begun, loaded
 }
 
 // underway tells how many runs are under way.
