@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,11 +66,11 @@ COPY --from=two / /two
 	b.must(testbed.Eventually(20*time.Second, func() error {
 		addresses, err := filepath.Glob(books + "/10.97.*")
 		if err != nil || len(addresses) < 2 {
-			return fmt.Errorf("addresses %v, %v", addresses, err)
+			return errors.Join(fmt.Errorf("addresses %v", addresses), err)
 		}
 		left, err := testbed.Processes(b.daemon.Root)
 		if err != nil || !strings.Contains(fmt.Sprint(left), "sleep 1000") || !strings.Contains(fmt.Sprint(left), "sleep 1001") {
-			return fmt.Errorf("processes %v, %v", left, err)
+			return errors.Join(fmt.Errorf("processes %v", left), err)
 		}
 		return nil
 	}))
