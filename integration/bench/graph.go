@@ -19,11 +19,11 @@ var graphCases = []benchCase{
 }
 
 // The scale of graphs: what they take for ten times as many steps. The last is
-// nearly as large as BuildKit's messages can be, which have 16 MiB: some 90,000
+// nearly as large as BuildKit's messages can be, which have 16 MiB: some 84,000
 // such operations.
 func init() {
 	cases = append(cases, graphCases...)
-	for _, n := range []int{1000, 10000, 90000} {
+	for _, n := range []int{1000, 10000, 80000} {
 		c := benchCase{
 			name: fmt.Sprint("scale-", n), what: fmt.Sprintf("%d file operations, copied into one tree by %d more", n, n/100),
 			prepare: restart, timed: buildGraph(lean, n),

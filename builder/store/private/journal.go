@@ -146,28 +146,43 @@ func (j *journal) bytes(key string) (value []byte, err error) {
 	return value, err
 }
 
-// all returns what is under keys that start with the prefix, without it.
-func (j *journal) all(prefix string) (map[string][]byte, error) {
-	found := map[string][]byte{}
+// each calls f for all that is under keys that start with the prefix, without it.
+// f may change the journal, but not read it.
+func (j *journal) each(prefix string, f func(name string, value []byte) error) error {
+	recent := map[string][]byte{}
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	err := j.db.View(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bucketJournal).Cursor()
-		for k, v := c.Seek([]byte(prefix)); strings.HasPrefix(string(k), prefix); k, v = c.Next() {
-			found[string(k[len(prefix):])] = slices.Clone(v)
-		}
-		return nil
-	})
 	for _, m := range []map[string][]byte{j.writing, j.pending} {
 		for k, v := range m {
-			if name, ok := strings.CutPrefix(k, prefix); ok && v == nil {
-				delete(found, name)
-			} else if ok {
-				found[name] = v
+			if strings.HasPrefix(k, prefix) {
+				recent[k] = v
 			}
 		}
 	}
-	return found, err
+	j.mu.Unlock()
+	err := j.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketJournal).Cursor()
+		for k, v := c.Seek([]byte(prefix)); strings.HasPrefix(string(k), prefix); k, v = c.Next() {
+			if _, changed := recent[string(k)]; changed {
+				continue
+			}
+			if err := f(string(k[len(prefix):]), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for k, v := range recent {
+		if v == nil {
+			continue
+		}
+		if err := f(k[len(prefix):], v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // put puts a value into the journal as JSON.
@@ -191,20 +206,13 @@ func get[T any](j *journal, key string) (value T, ok bool, err error) {
 	return value, true, nil
 }
 
-// scan calls f for all that is under keys that start with the prefix, sorted.
+// scan calls f for all that is under keys that start with the prefix, as each does.
 func scan[T any](j *journal, prefix string, f func(name string, value T) error) error {
-	found, err := j.all(prefix)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(found)) {
+	return j.each(prefix, func(name string, data []byte) error {
 		var value T
-		if err := json.Unmarshal(found[name], &value); err != nil {
+		if err := json.Unmarshal(data, &value); err != nil {
 			return fmt.Errorf("journal of private snapshots: %s%s: %w", prefix, name, err)
 		}
-		if err := f(name, value); err != nil {
-			return err
-		}
-	}
-	return nil
+		return f(name, value)
+	})
 }

@@ -92,13 +92,24 @@ func (s *space) dropAll(id string) error {
 		}
 	}
 	s.mu.Unlock()
-	return scan(&s.journal, onLease(id), func(name string, _ struct{}) error {
+	var names []string
+	err := scan(&s.journal, onLease(id), func(name string, _ struct{}) error {
+		names = append(names, name)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		t, ok, err := s.committed(name)
+		if err != nil {
+			return err
+		}
 		if ok {
 			s.drop(name, t)
 		}
-		return err
-	})
+	}
+	return nil
 }
 
 // List implements [leases.Manager].
