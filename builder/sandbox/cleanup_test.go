@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,13 +24,25 @@ import (
 // process', and looks for what is left.
 func TestCancelAnyMoment(t *testing.T) {
 	t.Parallel()
-	r, cfg := newRunc(t, nil)
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, cfg := newRunc(t, engine(t))
+			cancelAnyMoment(t, r, cfg)
+		})
+	}
+}
+
+func cancelAnyMoment(t *testing.T, r *sandbox.Runc, cfg sandbox.Config) {
+	t.Helper()
 	root := sandboxtest.NewRoot(t)
+	// Of all runners of this process, in command lines.
+	word := fmt.Sprint(98765, os.Getpid(), words.Add(1))
 	for i := range 25 {
 		// The number is in the command line of the process and of the runtime's stages.
 		s := sandbox.Spec{
 			ID: fmt.Sprintf("cancel-%d-%d", os.Getpid(), i), Root: root,
-			Args:   []string{"/bin/sh", "-c", fmt.Sprintf("sleep 98765%d%d & sleep 98765%d%d", os.Getpid(), i, os.Getpid(), i)},
+			Args:   []string{"/bin/sh", "-c", fmt.Sprintf("sleep %s%d & sleep %s%d", word, i, word, i)},
 			Mounts: []sandbox.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/mnt"}},
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*2*time.Millisecond)
@@ -39,7 +52,7 @@ func TestCancelAnyMoment(t *testing.T) {
 			t.Errorf("after %d ms: %v", i*2, err)
 		}
 		checkNothingLeft(t, cfg)
-		if left := processes(t, fmt.Sprintf("98765%d%d", os.Getpid(), i)); len(left) != 0 {
+		if left := processes(t, fmt.Sprint(word, i)); len(left) != 0 {
 			t.Errorf("after %d ms: processes %v left", i*2, left)
 		}
 		for _, name := range []string{"/mnt", "/etc/hosts", "/etc/resolv.conf"} {
@@ -50,8 +63,19 @@ func TestCancelAnyMoment(t *testing.T) {
 	}
 }
 
+var words atomic.Int64
+
 func TestNoLeaks(t *testing.T) {
-	r, _ := newRunc(t, nil)
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			r, _ := newRunc(t, engine(t))
+			noLeaks(t, r)
+		})
+	}
+}
+
+func noLeaks(t *testing.T, r *sandbox.Runc) {
+	t.Helper()
 	root := sandboxtest.NewRoot(t)
 	run := func(args []string, terminal bool) {
 		s := sandbox.Spec{ID: "leak", Root: root, Args: args, Terminal: terminal}
@@ -196,4 +220,47 @@ func kill(t *testing.T, ids []string) {
 func zombie(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(text), ") Z ")
+}
+
+// TestKilledDaemon kills a daemon whose process some engine runs.
+func TestKilledDaemon(t *testing.T) {
+	t.Parallel()
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, cfg := newRunc(t, engine(t))
+			word := fmt.Sprint(76543, os.Getpid(), words.Add(1))
+			s := sandbox.Spec{ID: "orphan-" + name, Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sh", "-c", "sleep " + word + " & sleep " + word}}
+			cmd := daemon{cfg, s}.command(t)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, make([]byte, len("started"))); err != nil {
+				t.Fatal(err)
+			}
+			syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
+			cmd.Wait() //nolint:errcheck // it was killed
+			if name == "native" {
+				waitUntilGone(t, word) // with the daemon, before another comes
+			}
+			if err := r.Reconcile(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			checkNothingLeft(t, cfg)
+			waitUntilGone(t, word)
+		})
+	}
+}
+
+func waitUntilGone(t *testing.T, word string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); len(processes(t, word)) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("processes left: %v", processes(t, word))
+		}
+	}
 }

@@ -33,10 +33,14 @@ func (r *run) close() error {
 	return r.first.Close()
 }
 
+// specVersion is that of the specification in which all we ask for is. Older runtimes
+// refuse newer ones.
+const specVersion = "1.0.2"
+
 // ociSpec writes r down for an OCI runtime.
 func (c *Runc) ociSpec(r *run) *specs.Spec {
 	s := &specs.Spec{
-		Version:  specs.Version,
+		Version:  specVersion,
 		Root:     &specs.Root{Path: r.Root, Readonly: r.ReadonlyRoot},
 		Hostname: r.Hostname,
 		Process: &specs.Process{

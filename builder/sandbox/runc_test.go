@@ -30,6 +30,13 @@ func native(tb testing.TB) func(*sandbox.Config) {
 	return func(c *sandbox.Config) { c.Init, c.Binary = program, "/bin/false" }
 }
 
+// engines are what processes can be started by.
+var engines = map[string]func(testing.TB) func(*sandbox.Config){
+	"runc":   func(testing.TB) func(*sandbox.Config) { return nil },
+	"native": native,
+	"tasks":  byShim,
+}
+
 var parents atomic.Int64
 
 // newRunc returns a Runc on a state directory and a cgroup of its own, and checks at

@@ -111,6 +111,9 @@ func (t *tasks) create(ctx context.Context, r *run, io IO) (client.Task, *taskSt
 		opts = append(opts, client.WithRuntimePath(t.shim.Path))
 	}
 	task, err := container.NewTask(ctx, cio.NewCreator(streams.options(r.bundle, r.Terminal)...), opts...)
+	if err != nil {
+		streams.end()
+	}
 	return task, streams, err
 }
 
@@ -128,6 +131,7 @@ func (t *tasks) exec(ctx context.Context, r *run, p execution, io IO, started fu
 	streams := newTaskStreams(io)
 	process, err := task.Exec(nctx, filepath.Base(p.dir), p.Process, cio.NewCreator(streams.options(p.dir, p.Terminal)...))
 	if err != nil {
+		streams.end()
 		return &StartError{Command: p.Args[0], Reason: reason(err)}
 	}
 	err = t.follow(ctx, following{process: process, name: p.Args[0], io: io, streams: streams, started: started})
@@ -315,15 +319,20 @@ func (s *taskStreams) feed(ctx context.Context, p client.Process) {
 	}()
 }
 
-// close waits until what the process wrote has been passed on, or a little longer
-// than ctx.
-func (s *taskStreams) close(ctx context.Context, p client.Process) {
+// end ends the input.
+func (s *taskStreams) end() {
 	if c, ok := s.io.Stdin.(io.Closer); ok {
 		c.Close() //nolint:errcheck // it is not needed any more
 	}
 	if s.fill != nil {
 		s.fill.Close() //nolint:errcheck // never fails
 	}
+}
+
+// close waits until what the process wrote has been passed on, or a little longer
+// than ctx.
+func (s *taskStreams) close(ctx context.Context, p client.Process) {
+	s.end()
 	streams := p.IO()
 	if streams == nil {
 		return
