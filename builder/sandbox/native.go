@@ -8,9 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/kiln-build/kiln/builder/sandbox/inside"
 	"github.com/moby/sys/capability"
+	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // or rules for devices are ignored
 	"github.com/opencontainers/cgroups/manager"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -194,7 +197,7 @@ func (n *native) order(r *run, pid int) (*inside.Order, error) {
 	if err := r.cgroup.Apply(pid); err != nil {
 		return nil, err
 	}
-	if err := r.cgroup.Set(config.Resources); err != nil {
+	if err := setLimits(r.cgroup, config.Resources); err != nil {
 		return nil, err
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -212,6 +215,24 @@ func (n *native) order(r *run, pid int) (*inside.Order, error) {
 		return nil, err
 	}
 	return &inside.Order{Sandbox: around, Process: process}, nil
+}
+
+// explored: the cgroups library knows the names of this kernel's files. It keeps them
+// in variables that it doesn't protect.
+var explored struct {
+	sync.Mutex
+	done atomic.Bool
+}
+
+func setLimits(m cgroups.Manager, r *cgroups.Resources) error {
+	if explored.done.Load() {
+		return m.Set(r)
+	}
+	explored.Lock()
+	defer explored.Unlock()
+	err := m.Set(r)
+	explored.done.Store(err == nil)
+	return err
 }
 
 // process is p with the environment that a runtime would give it.
