@@ -68,6 +68,8 @@ func TestNestedDefinitionRefused(t *testing.T) {
 		return llb.Scratch().File(llb.Mkfile(pb.LLBDefaultDefinitionFile, 0o644, []byte(data))).With(llbbuild.Build())
 	}
 	host := llb.Scratch().Run(llb.Shlex("/true"), llb.Network(llb.NetModeHost)).Root()
+	insecure := llb.Scratch().Run(llb.Shlex("/true"), llb.Security(llb.SecurityModeInsecure)).Root()
+	device := llb.Scratch().Run(llb.Shlex("/true"), llb.AddCDIDevice(llb.CDIDeviceName("acme.com/card=a"))).Root()
 	for name, c := range map[string]struct {
 		st   llb.State
 		want string
@@ -77,6 +79,8 @@ func TestNestedDefinitionRefused(t *testing.T) {
 		"out of the tree":  {llb.Scratch().File(llb.Symlink("../../../../etc/passwd", "/x")).With(llbbuild.Build(llbbuild.WithFilename("x"))), "no such file"},
 		"garbage":          {with("garbage"), "invalid argument"},
 		"not entitled":     {made(t, host, pb.LLBDefaultDefinitionFile).With(llbbuild.Build()), "network.host is not allowed"},
+		"insecure":         {made(t, insecure, pb.LLBDefaultDefinitionFile).With(llbbuild.Build()), "security.insecure is not allowed"},
+		"a device":         {made(t, device, pb.LLBDefaultDefinitionFile).With(llbbuild.Build()), "CDI device support is disabled"},
 		"a failing inside": {made(t, llb.Scratch().File(llb.Rm("/nothing")), pb.LLBDefaultDefinitionFile).With(llbbuild.Build()), "rm /nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {

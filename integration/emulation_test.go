@@ -18,18 +18,25 @@ import "runtime"
 func main() { println("this is", runtime.GOARCH) }
 `
 
-// TestEmulation builds for a platform that is emulated, on a machine that knows nothing
-// of it but has the emulator; and for the same platform without one.
-func TestEmulation(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	b := embedded(t)
+// foreign makes a folder with that program, for arm64.
+func (b *bed) foreign() (dir string) {
+	b.Helper()
+	dir = b.TempDir()
 	for name, text := range map[string]string{"main.go": foreign, "go.mod": "module foreign\n"} {
 		b.must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	build := exec.Command("go", "build", "-o", "foreign", ".")
 	build.Dir, build.Env = dir, append(os.Environ(), "GOARCH=arm64", "GOOS=linux", "CGO_ENABLED=0", "GOFLAGS=")
 	b.run(build)
+	return dir
+}
+
+// TestEmulation builds for a platform that is emulated, on a machine that knows nothing
+// of it but has the emulator; and for the same platform without one.
+func TestEmulation(t *testing.T) {
+	t.Parallel()
+	b := embedded(t)
+	dir := b.foreign()
 	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY foreign /bin/foreign\nRUN [\"/bin/foreign\"]\nRUN [\"/bin/foreign\"]\n"), 0o644))
 	args := []string{"build", "--progress=plain", "--frontend=dockerfile.v0", "--local=context=" + dir, "--local=dockerfile=" + dir, "--opt=platform=linux/arm64"}
 	if got := b.run(b.daemon.Client("buildctl", args...)).stderr; strings.Count(got, "this is arm64") != 2 {

@@ -45,12 +45,14 @@ func TestRootless(t *testing.T) {
 		b.must(err)
 		data, err := os.ReadFile(program)
 		b.must(err)
-		b.must(os.WriteFile(filepath.Join(dir, name), data, 0o755))
+		b.must(os.WriteFile(filepath.Join(dir, filepath.Base(name)), data, 0o755))
 	}
 	for _, name := range []string{"kilnd", "runc", "rootlesskit", "buildctl"} {
 		copyTo(programs, name)
 	}
 	copyTo(files, "busybox")
+	copyTo(files, filepath.Join(b.foreign(), "foreign"))
+	b.must(os.WriteFile(filepath.Join(files, "foreign.dockerfile"), []byte("FROM scratch\nCOPY foreign /bin/foreign\nRUN [\"/bin/foreign\"]\n"), 0o644))
 	b.must(os.WriteFile(filepath.Join(files, "Dockerfile"), []byte(`
 FROM scratch
 COPY busybox /bin/busybox
@@ -88,6 +90,11 @@ RUN ! busybox mknod /disk b 8 0 && ! busybox touch /proc/sys/kernel/panic
 	}
 	if got := b.run(client("debug", "workers", "-v")).stdout; !strings.Contains(got, "overlayfs") {
 		t.Errorf("workers:\n%s", got)
+	}
+	other := client("build", "--progress=plain", "--frontend=dockerfile.v0", "--local=context="+files, "--local=dockerfile="+files,
+		"--opt=filename=foreign.dockerfile", "--opt=platform=linux/arm64")
+	if got := b.run(other).stderr; !strings.Contains(got, "this is arm64") {
+		t.Errorf("an emulated step:\n%s", got)
 	}
 	if got := try(client("build", "--frontend=dockerfile.v0", "--allow=security.insecure", "--local=context="+files, "--local=dockerfile="+files)); got.err == nil {
 		t.Error("an entitlement was granted that isn't configured")
