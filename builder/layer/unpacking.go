@@ -148,7 +148,7 @@ func (u *unpacking) offer(ctx context.Context, i int, prepare map[string]string)
 		return false, func() {}
 	}
 	maps.Copy(prepare, more)
-	delete(prepare, labelTransient) // what comes of it stays
+	delete(prepare, labelTransient)                      // what comes of it stays
 	prepare[labelLinked] = linkedText(0, u.tree[i].Name) // the snapshotter counts its bytes once
 	return true, withdraw
 }

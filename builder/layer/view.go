@@ -2,11 +2,13 @@ package layer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,7 +152,9 @@ func (s *Store) mountView(ctx context.Context, v *view) (err error) {
 		v.mounts = []mount.Mount{{Type: "bind", Source: filepath.Join(s.root, "empty"), Options: []string{"ro", "rbind"}}}
 		return mountAll(v.mounts, v.dir)
 	}
-	key := "kiln-view-" + s.id + "-" + filepath.Base(v.dir)
+	// Never a name that an earlier process had: containerd may know it still,
+	// although the snapshotter has forgotten the view.
+	key := "kiln-view-" + s.id + "-" + strings.ToLower(rand.Text())
 	ctx = leases.WithLease(ctx, s.lease)
 	v.mounts, err = s.store.Snapshots.View(ctx, key, v.name, snapshots.WithLabels(s.passing()))
 	if err != nil {

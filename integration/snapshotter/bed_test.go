@@ -72,9 +72,12 @@ func setup(t testing.TB) (dir, plugin string, flags []string) {
 	plugin = noKubernetes + fmt.Sprintf(`[proxy_plugins.kiln]
 type = "snapshot"
 address = %q
+capabilities = ["rebase"]
 [proxy_plugins.kiln.exports]
 root = %q
 enable_remote_snapshot_annotations = "true"
+[plugins."io.containerd.transfer.v1.local"]
+max_concurrent_unpacks = 4
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux/%s"
 snapshotter = "kiln"

@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,6 +47,37 @@ func TestCtr(t *testing.T) {
 		t.Errorf("snapshot of the container:\n%s", info)
 	}
 	b.end()
+	b.empty()
+}
+
+// TestUnpackSideBySide: layers that containerd unpacks at the same time, on
+// nothing, are put on each other when they are there. What one removes of another
+// is gone.
+func TestUnpackSideBySide(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	image := registry.Host + "/side:latest"
+	b.build(app+"RUN rm -r /hello && mkdir /hello && echo again > /hello/again\n", "--tag", image, "--push")
+	b.empty()
+	b.ctr("images", "pull", "--plain-http", image)
+	if out := b.container(image, "sh", "-c", "ls -d /bin/wget /hello/*; cat /hello/again; wc -c < /data"); out != "/hello/again\nagain\n8388608\n" {
+		t.Errorf("the container says %q", out)
+	}
+	b.collect() // what the container wrote
+	b.once(b.dirs(), b.snapshots(), 4)
+	b.empty()
+}
+
+// TestKilledAgainAndAgain: what a killed daemon had mounted is in nobody's way.
+func TestKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	for i := range 6 {
+		b.build(fmt.Sprintf("FROM BASE\nRUN echo %d > /a\nRUN cat /a > /b\n", i), "--tag", "example.test/app")
+		b.must(b.daemon.Kill())
+		b.daemon.Start(t)
+	}
+	b.container("example.test/app:latest", "cat", "/b")
 	b.empty()
 }
 
