@@ -45,9 +45,9 @@ func (u *unpacking) layer(ctx context.Context, i int, parent string) (string, er
 	if name, err := s.have(ctx, u.img, u.names, i); name != "" || err != nil {
 		return name, err
 	}
-	name := u.names.wanted(i, parent)
-	if u.img.Tree != nil {
-		name = u.names.chain[i]
+	name, err := u.target(ctx, i, parent)
+	if err != nil {
+		return "", err
 	}
 	labels, err := u.img.snapshotLabels(i, name)
 	if err == nil {
@@ -66,7 +66,7 @@ func (u *unpacking) layer(ctx context.Context, i int, parent string) (string, er
 		if offered {
 			u.progress.Begin("sharing layer " + u.img.Layers[i].Digest.String()).Done()
 		}
-		return name, nil
+		return name, u.believe(ctx, i, name)
 	}
 	if err != nil {
 		return "", err
@@ -82,9 +82,38 @@ func (u *unpacking) layer(ctx context.Context, i int, parent string) (string, er
 		}
 	}
 	if errdefs.IsAlreadyExists(err) {
-		return name, nil // somebody else unpacks the same
+		return name, u.believe(ctx, i, name) // somebody else unpacks the same
 	}
 	return name, err
+}
+
+// target is the name that layer i is to have.
+func (u *unpacking) target(ctx context.Context, i int, parent string) (string, error) {
+	if u.img.Tree != nil {
+		return u.names.chain[i], nil // the caller vouches for it
+	}
+	name := u.names.wanted(i, parent)
+	if name != u.names.chain[i] {
+		return name, nil
+	}
+	_, err := u.s.store.Snapshots.Stat(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return name, nil
+	}
+	return u.names.blobs[i], err // what has the chain ID isn't to be trusted
+}
+
+// believe fails where a snapshot that somebody else made meanwhile has the name of
+// layer i, and isn't to be trusted.
+func (u *unpacking) believe(ctx context.Context, i int, name string) error {
+	if u.img.Tree != nil || name != u.names.chain[i] {
+		return nil
+	}
+	trusted, err := u.s.trusted(ctx, u.img, i, name)
+	if err == nil && !trusted {
+		err = fmt.Errorf("snapshot %s was just made of another image's blob; build again: %w", name, errdefs.ErrUnavailable)
+	}
+	return err
 }
 
 // commit is a snapshot that holds a layer whose diff ID was computed.
