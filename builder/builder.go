@@ -149,11 +149,14 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 		Root: b.cfg.Root, Store: b.cfg.Store, Layers: b.layers, Sessions: b.cfg.Sessions,
 		Registries: b.cfg.Registries, Platform: b.cfg.Platforms[0],
 	})
+	if err != nil {
+		return err
+	}
 	b.exporters = export.New(export.Config{
 		Layers: b.layers, Store: b.cfg.Store, Images: b.cfg.Images, Unnamed: b.cfg.UnnamedImages, Sessions: b.cfg.Sessions,
-		Registry: pushRegistry{b.cfg.Registries}, Labels: map[string]string{labelOwner: b.id},
+		Registry: pushRegistry{b.cfg.Registries}, Labels: map[string]string{labelOwner: b.id}, Fetch: b.sources.Images.Fetch,
 	})
-	return err
+	return nil
 }
 
 // Close ends all builds, waits for them, and leaves nothing mounted.

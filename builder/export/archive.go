@@ -89,6 +89,9 @@ func (x *archiveExporter) prepare(ctx context.Context, job schedule.Job, r Resul
 	if err != nil {
 		return nil, err
 	}
+	if err := x.fetch(ctx, job, img); err != nil {
+		return nil, err
+	}
 	if err := img.complete(); err != nil {
 		return nil, err
 	}

@@ -221,6 +221,22 @@ func (b *built) lazy() bool {
 	return false
 }
 
+// fetch brings the blobs here that are only shown lazily.
+func (e *Exporters) fetch(ctx context.Context, job schedule.Job, img *built) error {
+	for _, p := range img.platforms {
+		for i, blob := range p.blobs {
+			if !blob.Absent || !blob.Lazy() || e.cfg.Fetch == nil {
+				continue
+			}
+			if err := e.cfg.Fetch(ctx, job, blob.Desc); err != nil {
+				return fmt.Errorf("layer %s of the base: %w", blob.Desc.Digest, err)
+			}
+			p.blobs[i].Absent = false
+		}
+	}
+	return nil
+}
+
 // complete fails unless all layers are in the content store, but for those that
 // are shown lazily: an image that was pulled lazily lacks them as well.
 func (b *built) complete() error {

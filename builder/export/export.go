@@ -33,6 +33,9 @@ type Config struct {
 	Unnamed  bool
 	Sessions *session.Manager
 	Registry Registry
+	// Fetch brings a blob of a base into the content store that was only shown
+	// lazily; nil: that can't be done.
+	Fetch func(ctx context.Context, job schedule.Job, desc ocispec.Descriptor) error
 	// Labels are on the leases for what is being exported, by which one who starts
 	// after a crash knows what is left.
 	Labels map[string]string

@@ -54,7 +54,12 @@ func (x *imageExporter) pushAs(ctx context.Context, job schedule.Job, img *built
 	if err != nil {
 		return err
 	}
-	p := &pusher{Exporters: x.Exporters, to: to, label: label, pulled: img.pulled(), progress: job.Progress}
+	ctx, release, err := x.lease(ctx) // for what has to be fetched first
+	if err != nil {
+		return err
+	}
+	defer release()
+	p := &pusher{Exporters: x.Exporters, to: to, label: label, pulled: img.pulled(), job: job, progress: job.Progress}
 	if err := p.pushBlobs(ctx, img.blobs()); err != nil {
 		return err
 	}
@@ -135,6 +140,7 @@ type pusher struct {
 	to       remotes.Pusher
 	label    images.HandlerFunc // remembers that the repository has a blob
 	pulled   map[digest.Digest]map[string]string
+	job      schedule.Job
 	progress event.Progress
 }
 
@@ -212,6 +218,13 @@ func (p *pusher) send(ctx context.Context, desc ocispec.Descriptor, count *count
 	}
 	defer w.Close() // says nothing that Copy doesn't
 	blob, err := p.cfg.Store.Content.ReaderAt(ctx, desc)
+	if errdefs.IsNotFound(err) && p.cfg.Fetch != nil { // it was only shown lazily, and can't be mounted from there
+		from := desc
+		from.Annotations = p.pulled[desc.Digest]
+		if err = p.cfg.Fetch(ctx, p.job, from); err == nil {
+			blob, err = p.cfg.Store.Content.ReaderAt(ctx, desc)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("the registry doesn't have it: %w", err)
 	}

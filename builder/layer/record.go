@@ -39,6 +39,10 @@ type blobRecord struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
+// AnnotationSource is on the blobs of images that came from a registry: HOST/REPOSITORY,
+// with the host's port.
+const AnnotationSource = "kiln.build/source"
+
 // keptAnnotations are the prefixes of what a descriptor has to keep: where the
 // parts of a lazily pulled blob lie, and from where the blob came.
 var keptAnnotations = []string{
@@ -47,6 +51,7 @@ var keptAnnotations = []string{
 	"io.github.containers.zstd-chunked.",
 	"io.containers.zstd-chunked.",
 	"containerd.io/distribution.source.",
+	AnnotationSource,
 	annotationEpoch,
 }
 

@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -179,6 +180,15 @@ func TestLazyBuild(t *testing.T) {
 				t.Errorf("the container says %q", out)
 			}
 			b.part("with a container of the result")
+			// An archive is complete.
+			tar := filepath.Join(b.TempDir(), "app.tar")
+			b.build(app, "--output", "type=oci,name=example.test/app:1,dest="+tar)
+			list := b.run(exec.Command("tar", "tf", tar)).stdout
+			for _, d := range b.digests {
+				if !strings.Contains(list, strings.TrimPrefix(d, "sha256:")) {
+					t.Errorf("the archive lacks layer %s", d)
+				}
+			}
 			b.empty()
 		})
 	}

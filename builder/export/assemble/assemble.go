@@ -135,7 +135,7 @@ func (in *Input) layer(l Layer) ocispec.Descriptor {
 }
 
 func isPrivate(annotation string) bool {
-	return annotation == labels.LabelUncompressed || annotation == "buildkit/createdat" ||
+	return annotation == labels.LabelUncompressed || annotation == "buildkit/createdat" || strings.HasPrefix(annotation, "kiln.build/") ||
 		strings.HasPrefix(annotation, labels.LabelDistributionSource+".")
 }
 

@@ -1,12 +1,16 @@
 package image
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -38,6 +42,7 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 		}
 		from, _ := sourceLabels(req.ref)
 		a[from] = req.ref.Repo
+		a[layer.AnnotationSource] = req.ref.Host + "/" + req.ref.Repo
 		if toc := a[estargz.TOCJSONDigestAnnotation]; toc != "" {
 			rest := p.neighbours(i)
 			maps.Copy(a, map[string]string{
@@ -66,6 +71,24 @@ func (s *Source) grant(job schedule.Job, req request, p pinned) string {
 		}
 	}
 	return ""
+}
+
+// Fetch brings a blob into the content store that the base of an image has, and that
+// was only shown lazily until now.
+func (s *Source) Fetch(ctx context.Context, job schedule.Job, desc ocispec.Descriptor) error {
+	source := desc.Annotations[layer.AnnotationSource]
+	if source == "" {
+		return fmt.Errorf("where blob %s came from isn't known: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	ref, err := parseRef(source)
+	if err != nil {
+		return err
+	}
+	from, err := s.remote(ctx, job, request{ref: ref})
+	if err != nil {
+		return err
+	}
+	return s.blobs.ensure(s.cfg.Store.Context(ctx), from, desc, job.Progress)
 }
 
 // neighbours are the digests of layer i and those above it, as many as fit into a
