@@ -14,9 +14,9 @@ import (
 	"github.com/kiln-build/kiln/snapshotter/lazy/server"
 )
 
-// LazyCommand, as the first of two arguments, makes the daemon's program the
+// LazyCommand is the first of two arguments that make the daemon's program the
 // process that serves the files of lazily pulled layers: [ServeLazy] of the other
-// argument.
+// one.
 const LazyCommand = "serve-lazy-layers"
 
 // ServeLazy serves until ctx ends or nobody needs it any more.

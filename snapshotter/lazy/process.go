@@ -138,13 +138,10 @@ func (f *Filesystem) killHung(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || pid <= 1 {
-		return nil
-	}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !slices.Contains(strings.Split(string(line), "\x00"), f.cfg.Root) {
-		return nil // it has ended, and another one has the number
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if pid <= 1 || !slices.Contains(strings.Split(string(line), "\x00"), f.cfg.Root) {
+		return nil // it has ended, and another one may have the number
 	}
 	log.G(ctx).Warnf("the process %d that serves lazy layers doesn't answer and is killed", pid)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
