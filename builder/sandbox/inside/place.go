@@ -54,7 +54,7 @@ func place(target string, k kind) (int, error) {
 	} else {
 		err = unix.Mkdirat(dir, name, 0o755)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.EEXIST) { // another sandbox that shares dir may have made it
 		return -1, &os.PathError{Op: "make mount point", Path: target, Err: err}
 	}
 	return open(target, resolve)

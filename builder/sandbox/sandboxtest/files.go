@@ -2,11 +2,13 @@ package sandboxtest
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ var files = map[string]test{
 	"mount replaces usual one": testReplaceUsual,
 	"last mount wins":          testLastMountWins,
 	"mount below mount":        testMountBelowMount,
+	"mount below shared mount": testMountBelowShared,
 	"socket":                   testSocket,
 	"readonly root":            testReadonlyRoot,
 	"no stub stays":            testNoStubStays,
@@ -129,6 +132,29 @@ func testMountBelowMount(t *testing.T, r sandbox.Runner) {
 	}
 	if left := added(t, s.Root, before); len(left) != 0 {
 		t.Errorf("left in root: %q", left)
+	}
+}
+
+// testMountBelowShared has processes make the same mount point at the same time, in a
+// directory that they share.
+func testMountBelowShared(t *testing.T, r sandbox.Runner) {
+	bin := NewRoot(t) + "/bin"
+	for range 3 {
+		outer, inner := t.TempDir(), t.TempDir()
+		var wg sync.WaitGroup
+		for range 6 {
+			s := newSpecOn(t.TempDir(), "true")
+			s.Mounts = []sandbox.Mount{bind(bin, "/bin"), bind(outer, "/foo/bar")}
+			for i := range 40 {
+				s.Mounts = append(s.Mounts, bind(inner, fmt.Sprintf("/foo/bar/%d/deep", i)))
+			}
+			wg.Go(func() {
+				if out, err := output(t, r, s); err != nil {
+					t.Errorf("error %v, output %q", err, out)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 
