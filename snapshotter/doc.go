@@ -13,7 +13,8 @@
 // are seen by nobody else: containerd's collector, which removes whatever it
 // didn't make, doesn't find them, and they aren't synced to disk, so that
 // prepare and commit cost little. After a crash of the machine, which is
-// recognised, they are gone.
+// recognised, they are gone. What isn't committed and has [LabelTransient] is on
+// disk in neither space.
 //
 // # Aliases
 //
