@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/frontend"
@@ -29,6 +30,7 @@ import (
 	"github.com/kiln-build/kiln/builder/store"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Config is what a builder is made of.
@@ -131,10 +133,31 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	return b, nil
 }
 
+// emptyDir makes a directory, or takes from it what a killed process has left there,
+// mounts first.
+func emptyDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := mount.UnmountRecursive(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmount what is left below %s: %w", dir, err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeOps makes what the steps and the exporters stand on.
 func (b *Builder) makeOps(ctx context.Context) (err error) {
 	dir := filepath.Join(b.cfg.Root, "run")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := emptyDir(dir); err != nil {
 		return err
 	}
 	b.exec = &op.ExecConfig{

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
@@ -158,8 +160,43 @@ func (m *mounting) below(dir, selector string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%q: %w", path.Join("/", selector), err)
 	}
-	m.undo = append(m.undo, func() { unix.Close(fd) }) //nolint:errcheck // nothing was written
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), nil
+	defer unix.Close(fd)
+	return m.pin(fd)
+}
+
+// pin mounts an open file or directory at a place of its own: a runtime that has
+// other mounts than this process can't mount what is only open here.
+func (m *mounting) pin(fd int) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: "source", Err: err}
+	}
+	dir, err := os.MkdirTemp(m.cfg.Dir, "source-")
+	if err != nil {
+		return "", err
+	}
+	at := filepath.Join(dir, "at")
+	m.undo = append(m.undo, func() { // never more than these: what was mounted may still be
+		os.Remove(at)
+		os.Remove(dir)
+	})
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = os.Mkdir(at, 0o700)
+	} else {
+		err = os.WriteFile(at, nil, 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), at, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return "", &os.PathError{Op: "bind", Path: at, Err: err}
+	}
+	m.undo = append(m.undo, func() {
+		if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			log.L.WithError(err).Warnf("unmount %s", at)
+		}
+	})
+	return at, nil
 }
 
 // maxRaces bounds how often a path is looked up that others change.
