@@ -88,28 +88,31 @@ func RuntimeBinary(tb testing.TB) string {
 	return ""
 }
 
-// InitBinary builds kiln-init and returns its path.
+// InitBinary returns the path of kiln-init, which it builds.
 func InitBinary(tb testing.TB) string {
 	tb.Helper()
-	path, err := initBinary()
+	program, err := initBinary()
 	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(tb.TempDir(), "kiln-init")
+	if err := os.WriteFile(path, program, 0o755); err != nil {
 		tb.Fatal(err)
 	}
 	return path
 }
 
-// initBinary leaves the program in the folder for temporary files, where the next
-// test process replaces it.
-var initBinary = sync.OnceValues(func() (string, error) {
+var initBinary = sync.OnceValues(func() (program []byte, err error) {
 	dir, err := os.MkdirTemp("", "kiln-init-")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "kiln-init")
 	cmd := exec.Command("go", "build", "-o", path, "github.com/kiln-build/kiln/cmd/kiln-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build kiln-init: %w: %s", err, out)
+		return nil, fmt.Errorf("build kiln-init: %w: %s", err, out)
 	}
-	return path, nil
+	return os.ReadFile(path)
 })
