@@ -336,3 +336,27 @@ func diskUsage(root string) (n int64) {
 	})
 	return n
 }
+
+// TestRootIsRemoved: whoever removes the root has taken everything off by force.
+func TestRootIsRemoved(t *testing.T) {
+	t.Parallel()
+	b := pack(t, map[string][]byte{"hello": []byte("hello\n")})
+	reg := startRegistry(t, b)
+	f, root := start(t, quiet, nil)
+	dir := shown(t, f, root)
+	if err := f.Mount(t.Context(), dir, reg.labels(b)); err != nil {
+		t.Fatal(err)
+	}
+	if err := lazy.Detach(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(root, "fs")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if n := pid(root); n != 0 {
+			return fmt.Errorf("process %d is left", n)
+		}
+		return nil
+	})
+}

@@ -124,6 +124,10 @@ func (s *Server) watch(ctx context.Context, end func()) {
 			return
 		case <-tick.C:
 		}
+		if _, err := os.Lstat(lazy.Socket(s.cfg.Root)); errors.Is(err, os.ErrNotExist) {
+			end() // the root was removed: nobody can ask for anything any more
+			continue
+		}
 		s.mu.Lock()
 		current, needed := s.current, len(s.mounts) > 0 || s.usage.connections() > 0
 		s.mu.Unlock()
