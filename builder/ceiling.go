@@ -158,19 +158,18 @@ func (b *Builder) used(ctx context.Context) (int64, error) {
 	}
 	all := l.all()
 	if b.cfg.Store.Root == "" {
-		all = map[leases.Resource]bool{}
+		var kept []leases.Resource
 		for _, lease := range l.leases {
 			if !b.ours(lease) {
 				continue
 			}
-			held, err := l.held(ctx, lease.ID)
+			roots, err := l.roots(ctx, lease.ID)
 			if err != nil {
 				return 0, err
 			}
-			for r := range held {
-				all[r] = true
-			}
+			kept = append(kept, roots...)
 		}
+		all = l.reach(kept...)
 	}
 	bytes, err := l.sum(ctx, all)
 	if err != nil {

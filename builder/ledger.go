@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -71,9 +70,8 @@ func blob(d digest.Digest) leases.Resource {
 	return leases.Resource{ID: d.String(), Type: contentType}
 }
 
-// held is what a lease keeps, directly and through what that needs. A lease
-// that is gone keeps nothing.
-func (l *ledger) held(ctx context.Context, lease string) (map[leases.Resource]bool, error) {
+// roots is what lies directly on a lease; a lease that is gone keeps nothing.
+func (l *ledger) roots(ctx context.Context, lease string) ([]leases.Resource, error) {
 	roots, err := l.store.Leases.ListResources(l.store.Context(ctx), leases.Lease{ID: lease})
 	if errdefs.IsNotFound(err) {
 		return nil, nil
@@ -81,7 +79,13 @@ func (l *ledger) held(ctx context.Context, lease string) (map[leases.Resource]bo
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", lease, err)
 	}
-	return l.reach(roots...), nil
+	return roots, nil
+}
+
+// held is what a lease keeps, directly and through what that needs.
+func (l *ledger) held(ctx context.Context, lease string) (map[leases.Resource]bool, error) {
+	roots, err := l.roots(ctx, lease)
+	return l.reach(roots...), err
 }
 
 // reach is what there is of the resources, and of what they need.
@@ -99,6 +103,25 @@ func (l *ledger) reach(roots ...leases.Resource) map[leases.Resource]bool {
 		}
 	}
 	return found
+}
+
+// take takes from rest the resources and what they need, and returns it. Where
+// something isn't in rest, nor is what it needs: so all that is ever taken from one
+// rest takes one walk over the ledger, however long its chains are.
+func (l *ledger) take(rest map[leases.Resource]bool, roots ...leases.Resource) map[leases.Resource]bool {
+	taken := map[leases.Resource]bool{}
+	for len(roots) > 0 {
+		r := roots[len(roots)-1]
+		roots = roots[:len(roots)-1]
+		if !rest[r] {
+			continue
+		}
+		delete(rest, r)
+		taken[r] = true
+		needs, _ := l.needs(r)
+		roots = append(roots, needs...)
+	}
+	return taken
 }
 
 // needs is what a resource refers to, by its parent and its labels; ok is false
@@ -194,10 +217,11 @@ func (l *ledger) sum(ctx context.Context, resources map[leases.Resource]bool) (i
 // published is what the images need, with the snapshots whose files theirs
 // have too.
 func (l *ledger) published() map[leases.Resource]bool {
-	found := map[leases.Resource]bool{}
+	var roots []leases.Resource
 	for _, img := range l.images {
-		maps.Copy(found, l.reach(blob(img.Target.Digest)))
+		roots = append(roots, blob(img.Target.Digest))
 	}
+	found := l.reach(roots...)
 	for r := range maps.Clone(found) {
 		if with, _ := l.linked(r); with != "" {
 			found[l.snapshot(with)] = true
@@ -206,19 +230,12 @@ func (l *ledger) published() map[leases.Resource]bool {
 	return found
 }
 
-// take takes from rest what is in wanted and returns it.
-func take(rest, wanted map[leases.Resource]bool) map[leases.Resource]bool {
-	taken := map[leases.Resource]bool{}
-	for r := range wanted {
-		if rest[r] {
-			taken[r] = true
-			delete(rest, r)
-		}
-	}
-	return taken
-}
-
 // overlap says whether the two have something in common.
 func overlap(x, y map[leases.Resource]bool) bool {
-	return slices.ContainsFunc(slices.Collect(maps.Keys(x)), func(r leases.Resource) bool { return y[r] })
+	for r := range x {
+		if y[r] {
+			return true
+		}
+	}
+	return false
 }

@@ -29,21 +29,21 @@ func (b *Builder) addSystem(ctx context.Context, s *survey) error {
 		if !own && !b.ours(l) {
 			continue
 		}
-		held, err := s.held(ctx, l.ID)
+		roots, err := s.roots(ctx, l.ID)
 		if err != nil {
 			return err
 		}
-		if err := s.addLine(ctx, "lease "+l.ID, b.purpose(l), held); err != nil {
+		if err := s.addLine(ctx, "lease "+l.ID, b.purpose(l), roots...); err != nil {
 			return err
 		}
 	}
 	if own {
 		for _, img := range s.images {
-			if err := s.addLine(ctx, "image "+img.Name, "needed by the image alone", s.reach(blob(img.Target.Digest))); err != nil {
+			if err := s.addLine(ctx, "image "+img.Name, "needed by the image alone", blob(img.Target.Digest)); err != nil {
 				return err
 			}
 		}
-		if err := s.addLine(ctx, "unreferenced", "removed by the next collection", maps.Clone(s.rest)); err != nil {
+		if err := s.addLine(ctx, "unreferenced", "removed by the next collection", slices.Collect(maps.Keys(s.rest))...); err != nil {
 			return err
 		}
 	}
@@ -54,17 +54,15 @@ func (b *Builder) addSystem(ctx context.Context, s *survey) error {
 	return err
 }
 
-// addLine adds a line for what nobody has of held, unless that is nothing.
-func (s *survey) addLine(ctx context.Context, id, what string, held map[leases.Resource]bool) error {
+// addLine adds a line for what nobody has of the resources and what they need,
+// unless that is nothing.
+func (s *survey) addLine(ctx context.Context, id, what string, roots ...leases.Resource) error {
 	u := cache.Usage{ID: id, InUse: true, Created: time.Now(), Description: what, Type: cache.System}
-	if !overlap(held, s.rest) {
-		return nil
+	some, err := s.count(ctx, &u, roots...)
+	if some {
+		s.system = append(s.system, u)
 	}
-	if err := s.count(ctx, &u, held); err != nil {
-		return err
-	}
-	s.system = append(s.system, u)
-	return nil
+	return err
 }
 
 // ours says whether a lease was made by this builder, or by one of the parts
@@ -180,9 +178,12 @@ func (b *Builder) pins(ctx context.Context, id string) ([]cache.Usage, error) {
 		}
 	}
 	for _, l := range s.leases {
+		if l.ID == own || !b.foreign(l) {
+			continue
+		}
 		if other, err := s.held(ctx, l.ID); err != nil {
 			return nil, err
-		} else if l.ID != own && b.foreign(l) && overlap(held, other) {
+		} else if overlap(held, other) {
 			pins = append(pins, cache.Usage{ID: l.ID, Created: l.CreatedAt, Description: b.purpose(l), Type: "lease"})
 		}
 	}

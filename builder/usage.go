@@ -2,12 +2,14 @@ package builder
 
 import (
 	"context"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/kiln-build/kiln/builder/cache"
+	"github.com/kiln-build/kiln/builder/source/local"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,11 +66,32 @@ func (b *Builder) survey(ctx context.Context) (*survey, error) {
 	if err := b.addContexts(ctx, s); err != nil {
 		return nil, err
 	}
-	recs, err := b.records.All()
+	entries, err := b.entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range entries {
+		roots, err := l.roots(ctx, b.records.lease(cache.ID(u.ID)))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.count(ctx, &u, roots...); err != nil {
+			return nil, err
+		}
+		s.records = append(s.records, u)
+	}
+	return s, nil
+}
+
+// entries are the records, the oldest first, without their sizes and without saying
+// which are shared.
+func (b *Builder) entries() ([]cache.Usage, error) {
+	recs, err := b.records.Brief()
 	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(recs, func(x, y cache.Record) int { return x.Created.Compare(y.Created) })
+	entries := make([]cache.Usage, 0, len(recs))
 	for _, r := range recs {
 		u := cache.Usage{
 			ID: string(r.ID), Mutable: r.Kind == cache.CacheMount, InUse: b.records.InUse(r.ID),
@@ -80,16 +103,9 @@ func (b *Builder) survey(ctx context.Context) (*survey, error) {
 		if !r.LastUsed.IsZero() {
 			u.LastUsed = &r.LastUsed
 		}
-		held, err := l.held(ctx, b.records.lease(r.ID))
-		if err != nil {
-			return nil, err
-		}
-		if err := s.count(ctx, &u, held); err != nil {
-			return nil, err
-		}
-		s.records = append(s.records, u)
+		entries = append(entries, u)
 	}
-	return s, nil
+	return entries, nil
 }
 
 // addContexts adds the directories of clients that are kept for the next build.
@@ -99,15 +115,12 @@ func (b *Builder) addContexts(ctx context.Context, s *survey) error {
 		return err
 	}
 	for _, k := range kept {
-		u := cache.Usage{
-			ID: k.Key, Mutable: true, InUse: k.InUse, Created: k.Created, LastUsed: &k.Used,
-			Description: "local source for " + k.Name, Type: cache.Local,
-		}
+		u := contextEntry(k)
 		var layers []leases.Resource
 		for _, name := range k.Layers {
 			layers = append(layers, s.snapshot(name))
 		}
-		if err := s.count(ctx, &u, s.reach(layers...)); err != nil {
+		if _, err := s.count(ctx, &u, layers...); err != nil {
 			return err
 		}
 		s.records = append(s.records, u)
@@ -115,12 +128,20 @@ func (b *Builder) addContexts(ctx context.Context, s *survey) error {
 	return nil
 }
 
-// count gives u what nobody has of held.
-func (s *survey) count(ctx context.Context, u *cache.Usage, held map[leases.Resource]bool) (err error) {
-	mine := take(s.rest, held)
+func contextEntry(k local.Kept) cache.Usage {
+	return cache.Usage{
+		ID: k.Key, Mutable: true, InUse: k.InUse, Created: k.Created, LastUsed: &k.Used,
+		Description: "local source for " + k.Name, Type: cache.Local,
+	}
+}
+
+// count gives u what nobody has of the resources and of what they need, and says
+// whether that is anything.
+func (s *survey) count(ctx context.Context, u *cache.Usage, roots ...leases.Resource) (some bool, err error) {
+	mine := s.take(s.rest, roots...)
 	u.Shared = overlap(mine, s.published)
 	u.Size, err = s.sum(ctx, mine)
-	return err
+	return len(mine) > 0, err
 }
 
 // Prune removes records and tells removed of each. What they needed alone is
@@ -134,7 +155,52 @@ func (b *Builder) Prune(ctx context.Context, p cache.PruneRequest, removed func(
 
 // Collect does what the configured policies say.
 func (b *Builder) Collect(ctx context.Context) error {
+	idle, err := b.idle(ctx)
+	if err != nil {
+		return err
+	}
+	if idle {
+		return b.sweep(ctx)
+	}
 	return b.prune(ctx, b.cfg.Policies, func(cache.Usage) {})
+}
+
+// idle says whether it is clear, without measuring what records take, that no
+// policy has anything to remove: as a rule there is room, or nothing is old enough.
+func (b *Builder) idle(ctx context.Context) (bool, error) {
+	var all []cache.Usage // nil: not known
+	for _, p := range b.cfg.Policies {
+		if p.Holds(b.atMost(), b.disk()) {
+			continue
+		}
+		if all == nil {
+			var err error
+			if all, err = b.entries(); err != nil {
+				return false, err
+			}
+			kept, err := b.sources.Local.List(ctx)
+			if err != nil {
+				return false, err
+			}
+			for _, k := range kept {
+				all = append(all, contextEntry(k))
+			}
+		}
+		if some, err := cache.Candidates(all, p, time.Now()); some || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// atMost is how many bytes the records can take together: as many as are used on
+// their disk. Where that isn't known it is without bound.
+func (b *Builder) atMost() int64 {
+	var st unix.Statfs_t
+	if b.cfg.Store.Root == "" || unix.Statfs(b.cfg.Store.Root, &st) != nil {
+		return math.MaxInt64
+	}
+	return int64(st.Blocks-st.Bfree) * st.Bsize
 }
 
 // prune applies policies in order. Each counts what the ones before have left.

@@ -102,6 +102,28 @@ func Select(all []Usage, p Policy, disk Disk, now time.Time) ([]Usage, error) {
 	return out, nil
 }
 
+// Holds says whether the policy removes nothing, whatever the records are, as long
+// as they don't take more than so many bytes together.
+func (p Policy) Holds(atMost int64, disk Disk) bool { return !exceeds(atMost, p.keep(atMost, disk)) }
+
+// Candidates says whether the policy may remove any of the records, if there is
+// no room for them. Of these, sizes and what is shared need not be known.
+func Candidates(all []Usage, p Policy, now time.Time) (bool, error) {
+	match, err := Filter(p.Filters)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(u Usage) bool {
+		u.Shared = false
+		if !p.removable(u, now) {
+			return false
+		}
+		private := match(u)
+		u.Shared = true
+		return private || match(u) && p.removable(u, now)
+	}), nil
+}
+
 // ranks is a heap, the lowest first.
 type ranks []int
 

@@ -18,10 +18,12 @@ import (
 //	records: ID  -> Record as JSON
 //	keys:    Key -> ID
 //	bound:   ID + "/" + Key -> nothing, to find the keys of a record
+//	used:    ID -> how the record was of use since it was made, see use
 var (
 	bucketRecords = []byte("records")
 	bucketKeys    = []byte("keys")
 	bucketBound   = []byte("bound")
+	bucketUsed    = []byte("used")
 )
 
 // Table is the table of keys and records, in a database of its own. It is safe
@@ -35,12 +37,6 @@ type Table struct {
 	mu    sync.Mutex
 	inUse map[ID]int
 	used  map[ID]use
-}
-
-// use is what is to be added to a record's LastUsed and Uses.
-type use struct {
-	last time.Time
-	n    int
 }
 
 // Open opens the table in a file, which it makes where there is none. A file
@@ -69,7 +65,7 @@ func openDB(path string) (*bolt.DB, error) {
 		return nil, err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{bucketRecords, bucketKeys, bucketBound} {
+		for _, b := range [][]byte{bucketRecords, bucketKeys, bucketBound, bucketUsed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -149,16 +145,11 @@ func (t *Table) Put(r Record, keys ...Key) error {
 		if err := tx.Bucket(bucketRecords).Put([]byte(r.ID), dt); err != nil {
 			return err
 		}
+		if err := tx.Bucket(bucketUsed).Delete([]byte(r.ID)); err != nil {
+			return err
+		}
 		return bind(tx, r.ID, keys)
 	})
-}
-
-func put(tx *bolt.Tx, r Record) error {
-	dt, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucketRecords).Put([]byte(r.ID), dt)
 }
 
 // Get returns a record, or errdefs.ErrNotFound.
@@ -169,7 +160,11 @@ func (t *Table) Get(id ID) (Record, error) {
 		if dt == nil {
 			return fmt.Errorf("record %s: %w", id, errdefs.ErrNotFound)
 		}
-		return json.Unmarshal(dt, &r)
+		if err := json.Unmarshal(dt, &r); err != nil {
+			return err
+		}
+		readUse(tx, id).addTo(&r)
+		return nil
 	})
 	return r, err
 }
@@ -199,24 +194,60 @@ func remove(tx *bolt.Tx, id ID) error {
 			return err
 		}
 	}
+	if err := tx.Bucket(bucketUsed).Delete([]byte(id)); err != nil {
+		return err
+	}
 	return tx.Bucket(bucketRecords).Delete([]byte(id))
 }
 
 // All returns all records, in the order of their IDs.
 func (t *Table) All() ([]Record, error) {
-	if err := t.flush(); err != nil {
-		return nil, err
-	}
 	var all []Record
-	err := t.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRecords).ForEach(func(_, dt []byte) error {
-			var r Record
-			if err := json.Unmarshal(dt, &r); err != nil {
-				return err
+	err := t.each(func(dt []byte) (*Record, error) {
+		var r Record
+		err := json.Unmarshal(dt, &r)
+		all = append(all, r)
+		return &all[len(all)-1], err
+	})
+	return all, err
+}
+
+// Brief returns all records as All does, but without what their keys were made of,
+// which is most of them.
+func (t *Table) Brief() ([]Record, error) {
+	var all []Record
+	err := t.each(func(dt []byte) (*Record, error) {
+		var r struct {
+			Record
+			Parts  skipped `json:"parts"`
+			Inputs skipped `json:"inputs"`
+		}
+		err := json.Unmarshal(dt, &r)
+		all = append(all, r.Record)
+		return &all[len(all)-1], err
+	})
+	return all, err
+}
+
+// skipped is a value in JSON that isn't wanted.
+type skipped struct{}
+
+func (*skipped) UnmarshalJSON([]byte) error { return nil }
+
+// each calls f for every record's JSON, and adds to the record that it returns how
+// that was of use.
+func (t *Table) each(f func(dt []byte) (*Record, error)) error {
+	if err := t.flush(); err != nil {
+		return err
+	}
+	return t.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketRecords).ForEach(func(id, dt []byte) error {
+			r, err := f(dt)
+			if err != nil {
+				return fmt.Errorf("record %s: %w", id, err)
 			}
-			all = append(all, r)
+			readUse(tx, ID(id)).addTo(r)
 			return nil
 		})
 	})
-	return all, err
 }

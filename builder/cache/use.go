@@ -1,7 +1,9 @@
 package cache
 
 import (
-	"encoding/json"
+	"encoding/binary"
+	"maps"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -42,21 +44,45 @@ func (t *Table) flush() error {
 		return nil
 	}
 	return t.db.Update(func(tx *bolt.Tx) error {
-		for id, u := range used {
-			dt := tx.Bucket(bucketRecords).Get([]byte(id))
-			if dt == nil {
+		for _, id := range slices.Sorted(maps.Keys(used)) {
+			if tx.Bucket(bucketRecords).Get([]byte(id)) == nil {
 				continue
 			}
-			var r Record
-			if err := json.Unmarshal(dt, &r); err != nil {
-				return err
-			}
-			r.LastUsed = u.last
-			r.Uses += u.n
-			if err := put(tx, r); err != nil {
+			u := used[id]
+			u.n += readUse(tx, id).n
+			if err := tx.Bucket(bucketUsed).Put([]byte(id), u.bytes()); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// use is what is to be added to a record's LastUsed and Uses. They are kept apart
+// from the rest, which is large and never changes.
+type use struct {
+	last time.Time
+	n    int
+}
+
+// bytes are, big endian, nanoseconds since 1970 and the number of uses, 8 bytes
+// each.
+func (u use) bytes() []byte {
+	b := binary.BigEndian.AppendUint64(nil, uint64(u.last.UnixNano()))
+	return binary.BigEndian.AppendUint64(b, uint64(u.n))
+}
+
+func readUse(tx *bolt.Tx, id ID) (u use) {
+	if b := tx.Bucket(bucketUsed).Get([]byte(id)); len(b) == 16 {
+		u.last = time.Unix(0, int64(binary.BigEndian.Uint64(b)))
+		u.n = int(binary.BigEndian.Uint64(b[8:]))
+	}
+	return u
+}
+
+func (u use) addTo(r *Record) {
+	if u.n > 0 {
+		r.LastUsed = u.last
+		r.Uses += u.n
+	}
 }
