@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +190,50 @@ func TestLazyIsSilent(t *testing.T) {
 	if n := dirs(t, s); n != 1 {
 		t.Errorf("%d directories", n)
 	}
+}
+
+// Who gives up while a layer is checked takes it away from nobody.
+func TestLazyCheckIsCancelled(t *testing.T) {
+	t.Parallel()
+	lazy := &slowCheck{asked: make(chan struct{}), answer: make(chan struct{})}
+	s := open(t, Config{Lazy: lazy})
+	unmounted(t, s)
+	if err := pull(t, s, "a", "", "a"); !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(background)
+	go func() { <-lazy.asked; cancel() }()
+	if _, err := s.Prepare(ctx, "key", "ns/1/a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	close(lazy.answer)
+	if got := files(t, s, "ns/1/a"); got != "a" {
+		t.Errorf("files %q", got)
+	}
+	if n := lazy.unmounts.Load(); n != 0 {
+		t.Errorf("it was unmounted %d times", n)
+	}
+	if lazy.mounts != 1 {
+		t.Errorf("it was mounted %d times", lazy.mounts)
+	}
+}
+
+// slowCheck is a shower whose first Check waits to be answered.
+type slowCheck struct {
+	shower
+	asked, answer chan struct{}
+	once          sync.Once
+	unmounts      atomic.Int32
+}
+
+func (l *slowCheck) Check(ctx context.Context, dir string, labels map[string]string) error {
+	l.once.Do(func() { close(l.asked); <-l.answer })
+	return l.shower.Check(ctx, dir, labels)
+}
+
+func (l *slowCheck) Unmount(ctx context.Context, dir string) error {
+	l.unmounts.Add(1)
+	return l.shower.Unmount(ctx, dir)
 }
 
 // Where containerd unpacks layers side by side, a lazy one is staged and gets

@@ -40,9 +40,16 @@ func (d *disk) revive(ctx context.Context, n *node) error {
 	}
 	n.mounting.Lock()
 	defer n.mounting.Unlock()
+	if err := context.Cause(ctx); err != nil { // others took too long
+		return fmt.Errorf("lazy directory %s is being looked after: %w", n.id, err)
+	}
 	stale := d.call(ctx, d.limits.check, func(ctx context.Context) error { return d.lazy.Check(ctx, d.fs(n), n.lazy) })
 	if stale == nil {
 		return nil
+	}
+	if err := context.Cause(ctx); err != nil {
+		// Nothing is known of the directory, which others may use.
+		return fmt.Errorf("lazy directory %s: %w", n.id, err)
 	}
 	if errdefs.IsUnavailable(stale) {
 		return fmt.Errorf("lazy directory %s can't be read, is the registry there?: %w", n.id, stale)
