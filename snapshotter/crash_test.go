@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,6 +214,37 @@ func TestMachineRestart(t *testing.T) {
 	}
 	if n := dirs(t, s2); n != 4 {
 		t.Errorf("%d directories", n)
+	}
+}
+
+// What couldn't be written to the disk is dropped after a crash although the
+// process ended in order before.
+func TestUnsyncedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s, err := Open(background, Config{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("the disk is broken")
+	s.syncing.sync = func() error { return broken }
+	layer(t, s, "ns/1/base", "", "base")
+	if err := publish(t, s, "ns", "base", "", "sha256:base"); !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	if err := s.Close(); !errors.Is(err, broken) {
+		t.Errorf("Close says %v", err)
+	}
+	root := killed(t, s)
+	mark := filepath.Join(root, "boot")
+	if _, err := os.Stat(mark); err != nil {
+		t.Fatalf("the mark: %v", err)
+	}
+	if err := os.WriteFile(mark, []byte("another run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s2 := open(t, Config{Root: root})
+	if got := walk(t, s2); got != "ns/1/base" {
+		t.Errorf("there are %q", got)
 	}
 }
 

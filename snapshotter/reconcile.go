@@ -157,27 +157,30 @@ func (s *Snapshotter) closeAll() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
-// markClean makes what the engine has outlast a crash of the machine from now
-// on.
+// markClean makes what the engine has, and the aliases that aren't on disk yet,
+// outlast a crash of the machine from now on. Where that fails the mark stays, so
+// that the next start drops them after a crash.
 func (s *Snapshotter) markClean() error {
-	mark := filepath.Join(s.root, "boot")
-	if s.engineUses() {
-		if err := syncFilesystem(s.root); err != nil {
+	if s.unsynced() {
+		if err := s.syncing.sync(); err != nil {
 			return err
 		}
 	}
-	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(s.root, "boot")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("snapshotter: %w", err)
 	}
 	return nil
 }
 
-func (s *Snapshotter) engineUses() bool {
+// unsynced says whether files of committed snapshots may not be on disk.
+func (s *Snapshotter) unsynced() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for _, e := range s.engine.entries {
-		if e.kind == snapshots.KindCommitted {
-			return true
+	for _, sp := range s.spaces() {
+		for _, e := range sp.entries {
+			if e.unsynced || e.private && e.kind == snapshots.KindCommitted {
+				return true
+			}
 		}
 	}
 	return false

@@ -88,7 +88,7 @@ func (s *Snapshotter) removeAll(ctx context.Context, batch []*node) {
 	var gone []*node
 	for _, n := range batch {
 		if ctx.Err() != nil {
-			return
+			break
 		}
 		if err := s.removeDir(ctx, n); err != nil {
 			log.G(ctx).WithError(err).Warnf("remove directory %s of a snapshot; it is tried again at the next start", n.id)
