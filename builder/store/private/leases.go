@@ -60,15 +60,13 @@ func (s *space) leased(ctx context.Context, id string) error {
 	return err
 }
 
-// Delete implements [leases.Manager].
+// Delete implements [leases.Manager]. The lease goes first, then what is private
+// on it: see [space.prepare].
 func (m manager) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
 	s := m.s
 	s.handing.Lock()
 	_, private, err := get[lease](&s.journal, leaseKey(l.ID))
-	if err == nil {
-		err = s.dropAll(l.ID)
-	}
-	if private && err == nil {
+	if private {
 		s.remove(leaseKey(l.ID))
 	}
 	s.handing.Unlock()
@@ -77,18 +75,20 @@ func (m manager) Delete(ctx context.Context, l leases.Lease, opts ...leases.Dele
 	}
 	err = m.Manager.Delete(ctx, l, opts...)
 	if private && errdefs.IsNotFound(err) {
-		return nil
+		err = nil
 	}
-	return err
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	return errors.Join(err, s.dropAll(l.ID))
 }
 
-// dropAll removes the private snapshots that are on a lease.
+// dropAll removes the private snapshots that are on a lease. space.handing is held.
 func (s *space) dropAll(id string) error {
 	s.mu.Lock()
 	for key, t := range s.active {
 		if t.Lease == id {
 			delete(s.active, key)
-			s.trash.remove(s.dir(t))
+			s.discard(t)
 		}
 	}
 	s.mu.Unlock()
@@ -120,7 +120,7 @@ func (m manager) List(ctx context.Context, fields ...string) ([]leases.Lease, er
 	}
 	var private []leases.Lease
 	err = scan(&m.s.journal, leaseKey(""), func(id string, l lease) error {
-		if filter.Match(fieldsOf(id, l.Labels)) {
+		if filter.Match(adaptLease(id, l.Labels)) {
 			private = append(private, leases.Lease{ID: id, Labels: l.Labels, CreatedAt: l.Created})
 		}
 		return nil
@@ -142,6 +142,25 @@ func (m manager) List(ctx context.Context, fields ...string) ([]leases.Lease, er
 		}
 	}
 	return all, nil
+}
+
+// adaptLease shows a lease to filters, with the fields that containerd's have.
+func adaptLease(id string, labels map[string]string) filters.Adaptor {
+	return filters.AdapterFunc(func(path []string) (string, bool) {
+		switch path[0] {
+		case "id":
+			return id, true
+		case "labels":
+			return label(labels, path[1:])
+		}
+		return "", false
+	})
+}
+
+// label looks up what a filter names.
+func label(labels map[string]string, path []string) (string, bool) {
+	v, ok := labels[strings.Join(path, ".")]
+	return v, ok
 }
 
 // AddResource implements [leases.Manager].

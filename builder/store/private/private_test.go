@@ -2,8 +2,13 @@ package private_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -267,5 +272,91 @@ func TestDamage(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestDeletedMeanwhile: what is prepared or committed while its lease is deleted
+// is an error or goes with it, and is never there without its tree.
+func TestDeletedMeanwhile(t *testing.T) {
+	b := newBed(t)
+	for i := range 300 {
+		id := fmt.Sprint("lease-", i)
+		work, name := "work-"+id, "tree-"+id
+		ctx := b.lease(id)
+		if i%2 == 0 {
+			if _, err := b.Snapshots.Prepare(ctx, work, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var both sync.WaitGroup
+		both.Go(func() {
+			if i%2 == 1 {
+				if _, err := b.Snapshots.Prepare(ctx, work, ""); err != nil && !errdefs.IsNotFound(err) {
+					t.Error(err)
+				}
+			}
+			if err := b.Snapshots.Commit(ctx, name, work); err != nil && !errdefs.IsNotFound(err) {
+				t.Error(err)
+			}
+		})
+		both.Go(func() {
+			if err := b.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		for _, name := range []string{work, name} {
+			if _, err := b.Snapshots.Stat(ctx, name); !errdefs.IsNotFound(err) {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	if err := b.GC(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.privateTrees(); n != 0 {
+		t.Errorf("%d trees are left", n)
+	}
+}
+
+// TestNoPart: a tree that is being removed has lost its name before its first
+// file, so that no process that is killed leaves a part of it.
+func TestNoPart(t *testing.T) {
+	b := newBed(t)
+	dir := b.commit("a")
+	for i := range 2000 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Leases.Delete(b.ctx, leases.Lease{ID: "lease"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the tree has its name still: %v", err)
+	}
+}
+
+// TestFilters: private snapshots are found by what others are found by, and once.
+func TestFilters(t *testing.T) {
+	b := newBed(t)
+	b.commit("a")
+	b.commit("b")
+	b.check("b") // is containerd's now
+	if _, err := b.Snapshots.Prepare(b.ctx, "c", ""); err != nil {
+		t.Fatal(err)
+	}
+	for filter, want := range map[string]string{
+		"": "a b c", "kind==committed": "a b", "kind==active": "c", "name==a": "a", "labels.x==y": "a b", "parent==z": "",
+	} {
+		var found []string
+		err := b.Snapshots.Walk(b.ctx, func(_ context.Context, info snapshots.Info) error {
+			found = append(found, info.Name)
+			return nil
+		}, filter)
+		slices.Sort(found)
+		if got := strings.Join(found, " "); got != want || err != nil {
+			t.Errorf("%q: %q, %v, want %q", filter, got, err, want)
+		}
 	}
 }

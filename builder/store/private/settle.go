@@ -83,7 +83,21 @@ func directory(mounts []mount.Mount) (string, error) {
 // drop removes a finished snapshot. space.handing is held.
 func (s *space) drop(name string, t tree) {
 	s.forget(name, t)
-	s.trash.remove(s.dir(&t))
+	s.discard(&t)
+}
+
+// gone is the end of the names of trees that are being removed.
+const gone = ".gone"
+
+// discard removes a tree in the background. It loses its name at once: the
+// journal may still have it when the process is killed, and a part of a tree must
+// not be taken for it.
+func (s *space) discard(t *tree) {
+	dir := s.dir(t)
+	if err := os.Rename(dir, dir+gone); err == nil {
+		dir += gone
+	}
+	s.trash.remove(dir)
 }
 
 // trash removes directories in the background, one at a time.

@@ -54,11 +54,12 @@ func apply(opts []snapshots.Opt) (info snapshots.Info, err error) {
 }
 
 func (s *space) prepare(ctx context.Context, key, id string, labels map[string]string) ([]mount.Mount, error) {
-	if err := s.leased(ctx, id); err != nil {
-		return nil, err
-	}
 	t := &tree{Dir: strings.ToLower(rand.Text()), Lease: id, Working: labels, Created: time.Now().UTC()}
-	if err := os.Mkdir(s.dir(t), 0o755); err != nil {
+	err := os.Mkdir(s.dir(t), 0o755)
+	if err == nil {
+		err = os.Chmod(s.dir(t), 0o755) // whatever the umask is
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -70,7 +71,25 @@ func (s *space) prepare(ctx context.Context, key, id string, labels map[string]s
 	if taken {
 		return nil, errors.Join(fmt.Errorf("snapshot %q: %w", key, errdefs.ErrAlreadyExists), os.Remove(s.dir(t)))
 	}
+	// Only now: a lease that is deleted later takes the tree with it.
+	if err := s.leased(ctx, id); err != nil {
+		if s.finish(key, t) {
+			err = errors.Join(err, os.Remove(s.dir(t)))
+		}
+		return nil, err
+	}
 	return s.mounts(t), nil
+}
+
+// finish takes an unfinished snapshot away; false if somebody else has.
+func (s *space) finish(key string, t *tree) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active[key] != t {
+		return false
+	}
+	delete(s.active, key)
+	return true
 }
 
 func (s *space) mounts(t *tree) []mount.Mount {
@@ -107,18 +126,32 @@ func (sn snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if t == nil || info.Parent != "" {
 		return s.commitUnder(ctx, name, key, opts)
 	}
-	if _, exists, err := s.committed(name); exists || err != nil {
-		return errors.Join(err, fmt.Errorf("snapshot %q: %w", name, errdefs.ErrAlreadyExists))
-	}
 	done := *t
 	done.Labels, done.Created = info.Labels, time.Now().UTC()
-	s.keep(name, done)
-	s.mu.Lock()
-	delete(s.active, key)
-	s.mu.Unlock()
+	if err := s.commit(name, key, t, done); err != nil {
+		return err
+	}
 	if refers(info.Labels) {
 		return s.settle(ctx, name)
 	}
+	return nil
+}
+
+// commit makes a finished snapshot of an unfinished one, unless that was removed
+// meanwhile, by itself or with its lease.
+func (s *space) commit(name, key string, t *tree, done tree) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active[key] != t {
+		return fmt.Errorf("snapshot %q: %w", key, errdefs.ErrNotFound)
+	}
+	if _, exists, err := s.committed(name); err != nil {
+		return err
+	} else if exists {
+		return fmt.Errorf("snapshot %q: %w", name, errdefs.ErrAlreadyExists)
+	}
+	s.keep(name, done)
+	delete(s.active, key)
 	return nil
 }
 
@@ -175,7 +208,10 @@ func (sn snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		return snapshots.Usage{Size: t.Size, Inodes: t.Inodes}, nil
 	}
 	u, err := fs.DiskUsage(ctx, s.dir(&t))
-	if errors.Is(err, os.ErrNotExist) { // it was settled
+	if errors.Is(err, os.ErrNotExist) { // it was settled, or is now
+		if err := s.settle(ctx, key); err != nil {
+			return snapshots.Usage{}, err
+		}
 		return sn.Snapshotter.Usage(ctx, key)
 	}
 	if err == nil {
@@ -204,11 +240,7 @@ func (sn snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 // Remove implements [snapshots.Snapshotter].
 func (sn snapshotter) Remove(ctx context.Context, key string) error {
 	s := sn.s
-	s.mu.Lock()
-	t := s.active[key]
-	delete(s.active, key)
-	s.mu.Unlock()
-	if t != nil {
+	if t := s.working(key); t != nil && s.finish(key, t) {
 		return os.RemoveAll(s.dir(t))
 	}
 	s.handing.Lock()
@@ -229,7 +261,8 @@ func (sn snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fields ..
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	// What is settled between the two is shown twice, not never.
+	// What is settled between the two is never missed, and shown once.
+	shown := map[string]bool{}
 	var found []snapshots.Info
 	s := sn.s
 	s.mu.Lock()
@@ -244,11 +277,15 @@ func (sn snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fields ..
 	if err != nil {
 		return err
 	}
-	if err := sn.Snapshotter.Walk(ctx, fn, fields...); err != nil {
+	err = sn.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
+		shown[info.Name] = true
+		return fn(ctx, info)
+	}, fields...)
+	if err != nil {
 		return err
 	}
 	for _, info := range found {
-		if filter.Match(fieldsOf(info.Name, info.Labels)) {
+		if !shown[info.Name] && filter.Match(adaptSnapshot(info)) {
 			if err := fn(ctx, info); err != nil {
 				return err
 			}
@@ -257,15 +294,16 @@ func (sn snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fields ..
 	return nil
 }
 
-// fieldsOf is what filters look at.
-func fieldsOf(name string, labels map[string]string) filters.Adaptor {
+// adaptSnapshot shows a snapshot to filters, with the fields that containerd's have.
+func adaptSnapshot(info snapshots.Info) filters.Adaptor {
 	return filters.AdapterFunc(func(path []string) (string, bool) {
 		switch path[0] {
-		case "id", "name":
-			return name, name != ""
+		case "kind":
+			return strings.ToLower(info.Kind.String()), true
+		case "name":
+			return info.Name, true
 		case "labels":
-			v, ok := labels[strings.Join(path[1:], ".")]
-			return v, ok
+			return label(info.Labels, path[1:])
 		}
 		return "", false
 	})
