@@ -36,7 +36,7 @@ func open(t *testing.T, change func(*builder.Config)) *builder.Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner, err := sandbox.NewRunc(sandbox.Config{Binary: sandboxtest.RuntimeBinary(t), StateDir: filepath.Join(root, "sandbox")})
+	runner, err := sandbox.New(sandbox.Config{Binary: sandboxtest.RuntimeBinary(t), StateDir: filepath.Join(root, "sandbox")})
 	if err != nil {
 		t.Fatal(err)
 	}

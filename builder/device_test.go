@@ -38,7 +38,7 @@ func TestDevice(t *testing.T) {
 	}
 	b := open(t, func(c *builder.Config) {
 		c.Devices, c.Entitlements = devices, []string{"device"}
-		c.Runner, err = sandbox.NewRunc(sandbox.Config{
+		c.Runner, err = sandbox.New(sandbox.Config{
 			Binary: sandboxtest.RuntimeBinary(t), StateDir: filepath.Join(c.Root, "sandbox"), Devices: devices,
 		})
 		if err != nil {

@@ -37,7 +37,7 @@ type Daemon struct {
 	snapshots *snapshots // nil: not served
 	store     *store.Store
 	network   *cni.Provider // nil: the host's
-	runner    *sandbox.Runc
+	runner    *sandbox.Local
 	emulators *emulation.Emulators
 	builder   *builder.Builder
 	history   *history.History

@@ -92,7 +92,7 @@ func entitlements(cfg config.Config) []string {
 
 // openSandbox makes what runs processes, and removes what an earlier daemon on
 // the same root left of its own.
-func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*sandbox.Runc, error) {
+func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*sandbox.Local, error) {
 	cfg, network := d.cfg, d.network
 	if cfg.Sandbox.SetupCgroup {
 		if err := sandbox.VacateCgroup(meter.Root); err != nil {
@@ -115,7 +115,7 @@ func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*san
 	if err := d.chooseRuntime(ctx, &c); err != nil {
 		return nil, err
 	}
-	runner, err := sandbox.NewRunc(c)
+	runner, err := sandbox.New(c)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ var cgroups atomic.Int64
 func newExecBench(t *testing.T) *execBench {
 	b := newFileBench(t)
 	parent := fmt.Sprintf("kiln-op-test-%d-%d", os.Getpid(), cgroups.Add(1))
-	runner, err := sandbox.NewRunc(sandbox.Config{
+	runner, err := sandbox.New(sandbox.Config{
 		Binary: sandboxtest.RuntimeBinary(t), StateDir: t.TempDir(), CgroupParent: parent,
 	})
 	if err != nil {

@@ -127,7 +127,7 @@ func (b *begun) listen(said chan<- report) {
 			return
 		}
 		text := buf[:n]
-		for len(text) > 0 && said != nil {
+		for len(text) > 0 {
 			switch text[0] {
 			case inside.Terminal:
 				term, err := terminalOf(oob[:oobn])

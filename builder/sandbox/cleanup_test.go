@@ -27,13 +27,13 @@ func TestCancelAnyMoment(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, cfg := newRunc(t, engine(t))
+			r, cfg := newLocal(t, engine(t))
 			cancelAnyMoment(t, r, cfg)
 		})
 	}
 }
 
-func cancelAnyMoment(t *testing.T, r *sandbox.Runc, cfg sandbox.Config) {
+func cancelAnyMoment(t *testing.T, r *sandbox.Local, cfg sandbox.Config) {
 	t.Helper()
 	root := sandboxtest.NewRoot(t)
 	// Of all runners of this process, in command lines.
@@ -68,13 +68,13 @@ var words atomic.Int64
 func TestNoLeaks(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
-			r, _ := newRunc(t, engine(t))
+			r, _ := newLocal(t, engine(t))
 			noLeaks(t, r)
 		})
 	}
 }
 
-func noLeaks(t *testing.T, r *sandbox.Runc) {
+func noLeaks(t *testing.T, r *sandbox.Local) {
 	t.Helper()
 	root := sandboxtest.NewRoot(t)
 	run := func(args []string, terminal bool) {
@@ -110,7 +110,7 @@ func openFiles(t *testing.T) int {
 
 func TestSameIDTwice(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s := sandbox.Spec{ID: "same", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sleep", "1000"}}
@@ -134,7 +134,7 @@ func TestSameIDTwice(t *testing.T) {
 
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	var wg sync.WaitGroup
 	for i := range 16 {
 		root := sandboxtest.NewRoot(t)
@@ -155,7 +155,7 @@ func TestReconcile(t *testing.T) {
 	for _, also := range []string{"daemon", "runtime", "state"} {
 		t.Run(also, func(t *testing.T) {
 			t.Parallel()
-			r, cfg := newRunc(t, nil)
+			r, cfg := newLocal(t, nil)
 			cmd := daemon{cfg, sandbox.Spec{ID: "orphan", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sleep", "1234567"}}}.command(t)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
@@ -228,7 +228,7 @@ func TestKilledDaemon(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, cfg := newRunc(t, engine(t))
+			r, cfg := newLocal(t, engine(t))
 			word := fmt.Sprint(76543, os.Getpid(), words.Add(1))
 			s := sandbox.Spec{ID: "orphan-" + name, Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sh", "-c", "sleep " + word + " & sleep " + word}}
 			cmd := daemon{cfg, s}.command(t)

@@ -26,8 +26,9 @@ func TestBadConfig(t *testing.T) {
 		"name server":        {Binary: runtime, StateDir: t.TempDir(), DNS: sandbox.DNS{Nameservers: []string{"x"}}},
 		"cgroup":             {Binary: runtime, StateDir: t.TempDir(), CgroupParent: "../x"},
 		"state directory":    {Binary: runtime, StateDir: filepath.Join(runtime, "x")},
+		"absent init":        {Binary: runtime, StateDir: t.TempDir(), Init: "/no-such-init"},
 	} {
-		if _, err := sandbox.NewRunc(cfg); err == nil {
+		if _, err := sandbox.New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -38,11 +39,11 @@ func TestBadConfig(t *testing.T) {
 		"SELinux":  {sandbox.Config{Binary: runtime, StateDir: t.TempDir(), SELinux: true}, errEnforce != nil},
 		"AppArmor": {sandbox.Config{Binary: runtime, StateDir: t.TempDir(), AppArmorProfile: "x"}, errAppArmor != nil},
 	} {
-		if _, err := sandbox.NewRunc(c.cfg); (err != nil) != c.absent || err != nil && !strings.Contains(err.Error(), name) {
+		if _, err := sandbox.New(c.cfg); (err != nil) != c.absent || err != nil && !strings.Contains(err.Error(), name) {
 			t.Errorf("%s, absent %v: error %v", name, c.absent, err)
 		}
 	}
-	_, err := sandbox.NewRunc(sandbox.Config{Binary: "no-such-runtime", StateDir: t.TempDir()})
+	_, err := sandbox.New(sandbox.Config{Binary: "no-such-runtime", StateDir: t.TempDir()})
 	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "no-such-runtime") {
 		t.Errorf("error %v", err)
 	}
@@ -52,7 +53,7 @@ func TestBadConfig(t *testing.T) {
 func TestBrokenRuntime(t *testing.T) {
 	t.Parallel()
 	for _, binary := range []string{"/bin/true", "/bin/false", "/bin/cat"} {
-		r, _ := newRunc(t, func(c *sandbox.Config) { c.Binary = binary })
+		r, _ := newLocal(t, func(c *sandbox.Config) { c.Binary = binary })
 		s := sandbox.Spec{ID: "broken", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/true"}}
 		var start *sandbox.StartError
 		if _, err := collect(t.Context(), r, s); !errors.As(err, &start) {
@@ -100,7 +101,7 @@ func TestNetworkProvider(t *testing.T) {
 		t.Fatalf("add an address: %v: %s", err, out)
 	}
 	nets := &namespaces{t: t, name: name}
-	r, _ := newRunc(t, func(c *sandbox.Config) { c.Network = nets })
+	r, _ := newLocal(t, func(c *sandbox.Config) { c.Network = nets })
 	s := sandbox.Spec{ID: "net", Root: sandboxtest.NewRoot(t), Hostname: "me", Args: []string{"/bin/ip", "-o", "addr"}}
 	for _, c := range []struct {
 		mode sandbox.Network

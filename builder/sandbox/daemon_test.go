@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 
 // run reports the start and what is wrong on its own output, between the process' lines.
 func (d daemon) run() error {
-	r, err := sandbox.NewRunc(d.Config)
+	r, err := sandbox.New(d.Config)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func TestRootless(t *testing.T) {
 	for _, hostPID := range []bool{false, true} {
 		t.Run(fmt.Sprintf("HostPID %v", hostPID), func(t *testing.T) {
 			t.Parallel()
-			_, cfg := newRunc(t, nil)
+			_, cfg := newLocal(t, nil)
 			cfg.Rootless, cfg.HostPID = true, hostPID
 			root := sandboxtest.NewRoot(t)
 			for i, security := range []sandbox.Security{sandbox.Sandboxed, sandbox.Insecure} {

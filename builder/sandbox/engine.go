@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
+	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // engine starts processes that have been prepared, and waits for them. What its
 // methods return and when they call started is as for [Runner].
 type engine interface {
+	// takes says why the engine can't run s, nil if it can.
+	takes(s *specs.Spec) error
 	// run runs the first process of r.
 	run(ctx context.Context, r *run, io IO, started func()) error
 	// exec runs p beside the first process of r. dir is its own to use.
@@ -28,52 +32,68 @@ type execution struct {
 	dir string // for files, removed afterwards
 }
 
-// openEngines opens those that the configuration names. One is enough.
-func (c *Runc) openEngines() error {
-	if c.cfg.Shim != nil {
-		t, err := newTasks(c, *c.cfg.Shim)
+// openEngines opens those that the configuration names. One is enough, but a program
+// that it names has to be there. After an error none is open.
+func (l *Local) openEngines() (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if l.cfg.Shim != nil {
+		t, err := newTasks(l.cfg.StateDir, *l.cfg.Shim)
 		if err == nil {
-			c.engines = []engine{t}
+			l.engines = []engine{t}
 		}
 		return err
 	}
-	var errs []error
-	if c.cfg.Init != "" && !c.cfg.Rootless && !c.cfg.HostPID && !c.cfg.NoPivot {
-		n, err := newNative(c, c.cfg.Init)
-		if err == nil {
-			c.engines = append(c.engines, n)
-		}
-		errs = append(errs, err)
+	unfit := l.openNative()
+	if errors.Is(unfit, fs.ErrNotExist) {
+		return unfit
 	}
-	binary, err := findRuntime(c.cfg.Binary)
+	binary, err := findRuntime(l.cfg.Binary)
 	if err == nil {
-		c.engines = append(c.engines, &external{c: c, binary: binary})
+		l.engines = append(l.engines, &external{l: l, binary: binary})
 	}
-	if len(c.engines) > 0 && (err == nil || c.cfg.Binary == "") {
+	if len(l.engines) == 0 || err != nil && l.cfg.Binary != "" {
+		return errors.Join(unfit, err)
+	}
+	if unfit != nil {
+		log.L.WithError(unfit).Warnf("%s starts all processes, which takes longer", binary)
+	}
+	return nil
+}
+
+// openNative opens the engine for the configured program, if the configuration has one
+// and nothing that only runtimes do.
+func (l *Local) openNative() error {
+	if l.cfg.Init == "" || l.cfg.Rootless || l.cfg.HostPID || l.cfg.NoPivot {
 		return nil
 	}
-	return errors.Join(append(errs, err)...)
+	n, err := newNative(l.cfg.Init, l.base.seccomp)
+	if err != nil {
+		return fmt.Errorf("start processes by %s: %w", l.cfg.Init, err)
+	}
+	l.engines = append(l.engines, n)
+	return nil
 }
 
 // engineFor is the engine that starts the process of s.
-func (c *Runc) engineFor(s *specs.Spec) (engine, error) {
+func (l *Local) engineFor(s *specs.Spec) (engine, error) {
 	var why error
-	for _, e := range c.engines {
-		if _, ok := e.(*native); !ok {
-			return e, nil
-		}
-		if why = supported(s); why == nil {
+	for _, e := range l.engines {
+		if why = e.takes(s); why == nil {
 			return e, nil
 		}
 	}
 	return nil, fmt.Errorf("%w, and there is none: install runc", why)
 }
 
-// Close ends all processes and gives up what c has open. No method may be called
+// Close ends all processes and gives up what l has open. No method may be called
 // afterwards.
-func (c *Runc) Close() error {
+func (l *Local) Close() error {
 	var errs []error
-	for _, e := range c.engines {
+	for _, e := range l.engines {
 		errs = append(errs, e.close())
 	}
 	return errors.Join(errs...)

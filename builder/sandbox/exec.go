@@ -11,8 +11,8 @@ import (
 )
 
 // Exec implements Runner.
-func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started func()) (err error) {
-	ses, err := c.join(ctx, id)
+func (l *Local) Exec(ctx context.Context, id string, p Process, io IO, started func()) (err error) {
+	ses, err := l.join(ctx, id)
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
@@ -22,7 +22,7 @@ func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started fu
 	defer context.AfterFunc(ses.alive, func() { cancel(errEnded) })()
 
 	r := ses.run
-	process, err := c.ociProcess(r, p)
+	process, err := l.ociProcess(r, p)
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", id, err)
 	}
@@ -45,7 +45,7 @@ func (c *Runc) Exec(ctx context.Context, id string, p Process, io IO, started fu
 const exitKilled = 128 + int(unix.SIGKILL)
 
 // ociProcess writes p down for an OCI runtime, with r's values where p has none.
-func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
+func (l *Local) ociProcess(r *run, p Process) (*specs.Process, error) {
 	if err := checkCommand(p.Args, p.Env); err != nil {
 		return nil, err
 	}
@@ -61,12 +61,12 @@ func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
 		Args:         p.Args,
 		Env:          p.Env,
 		Cwd:          r.Cwd,
-		Capabilities: c.base.capabilities(p.Security),
+		Capabilities: l.base.capabilities(p.Security),
 		Rlimits:      r.rlimits,
 		SelinuxLabel: r.labels.process,
 	}
 	if p.Security == Sandboxed {
-		out.ApparmorProfile = c.cfg.AppArmorProfile
+		out.ApparmorProfile = l.cfg.AppArmorProfile
 	}
 	if len(p.Env) == 0 {
 		out.Env = r.Env
@@ -79,7 +79,7 @@ func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
 		out.Cwd = cwd
 	}
 	if p.User != "" {
-		o, err := c.userIn(r, p.User)
+		o, err := l.userIn(r, p.User)
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +88,7 @@ func (c *Runc) ociProcess(r *run, p Process) (*specs.Process, error) {
 	return out, nil
 }
 
-func (c *Runc) userIn(r *run, name string) (owner, error) {
+func (l *Local) userIn(r *run, name string) (owner, error) {
 	t, err := openTree(r.Root)
 	if err != nil {
 		return owner{}, err

@@ -12,8 +12,8 @@ type labels struct{ process, mount string }
 
 // newLabels takes labels for a run with categories of its own, or for an unconfined one.
 // The caller releases them.
-func (c *Runc) newLabels(s Security) (labels, error) {
-	if !c.cfg.SELinux {
+func (l *Local) newLabels(s Security) (labels, error) {
+	if !l.cfg.SELinux {
 		return labels{}, nil
 	}
 	var options []string

@@ -20,7 +20,7 @@ var rlimits = map[string]int{
 
 // ociRlimits checks limits against those of this process, which it can only raise
 // with CAP_SYS_RESOURCE in the first user namespace.
-func (c *Runc) ociRlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
+func (l *Local) ociRlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
 	var out []specs.POSIXRlimit
 	for _, u := range limits {
 		name := strings.ToUpper(u.Name)
@@ -39,7 +39,7 @@ func (c *Runc) ociRlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
 		if err := unix.Getrlimit(resource, &own); err != nil {
 			return nil, fmt.Errorf("ulimit %s: %w", u.Name, err)
 		}
-		if hard > own.Max && !c.mayRaiseLimits() {
+		if hard > own.Max && !l.mayRaiseLimits() {
 			return nil, fmt.Errorf("ulimit %s: hard limit %s is above that of the build daemon, %s, and the daemon has no CAP_SYS_RESOURCE: lower the one or raise the other",
 				u.Name, limitText(hard), limitText(own.Max))
 		}
@@ -48,8 +48,8 @@ func (c *Runc) ociRlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
 	return out, nil
 }
 
-func (c *Runc) mayRaiseLimits() bool {
-	return !c.cfg.Rootless && slices.Contains(c.base.allCaps, "CAP_SYS_RESOURCE")
+func (l *Local) mayRaiseLimits() bool {
+	return !l.cfg.Rootless && slices.Contains(l.base.allCaps, "CAP_SYS_RESOURCE")
 }
 
 func limitText(v uint64) string {

@@ -22,7 +22,6 @@ import (
 
 // native is the engine that starts processes itself, by the program kiln-init.
 type native struct {
-	c    *Runc
 	init *os.File // a sealed copy of the program
 	path string   // of that copy, for children
 	// profile is the usual seccomp profile and filter what it compiles to.
@@ -32,12 +31,12 @@ type native struct {
 	parent  *parent
 }
 
-// newNative fails where the kernel has not what it takes.
-func newNative(c *Runc, program string) (*native, error) {
+// newNative fails where the kernel has not what it takes. profile is the usual one.
+func newNative(program string, profile *specs.LinuxSeccomp) (*native, error) {
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		return nil, errors.New("the kernel is older than 5.12")
 	}
-	n := &native{c: c, profile: c.base.seccomp}
+	n := &native{profile: profile}
 	last, err := capability.LastCap()
 	if err != nil {
 		return nil, fmt.Errorf("capabilities of the kernel: %w", err)
@@ -47,13 +46,16 @@ func newNative(c *Runc, program string) (*native, error) {
 		return nil, err
 	}
 	if n.init, err = sealed(program); err != nil {
-		return nil, fmt.Errorf("%s: %w", program, err)
+		return nil, err
 	}
 	// Not /proc/self: children shuffle their descriptors before they execute.
 	n.path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.init.Fd())
 	n.parent = newParent()
 	return n, nil
 }
+
+// takes implements engine.
+func (n *native) takes(s *specs.Spec) error { return supported(s) }
 
 // close implements engine. Processes that still run are killed.
 func (n *native) close() error {

@@ -38,7 +38,7 @@ func (r *run) close() error {
 const specVersion = "1.0.2"
 
 // ociSpec writes r down for an OCI runtime.
-func (c *Runc) ociSpec(r *run) *specs.Spec {
+func (l *Local) ociSpec(r *run) *specs.Spec {
 	s := &specs.Spec{
 		Version:  specVersion,
 		Root:     &specs.Root{Path: r.Root, Readonly: r.ReadonlyRoot},
@@ -49,33 +49,33 @@ func (c *Runc) ociSpec(r *run) *specs.Spec {
 			Args:            r.Args,
 			Env:             slices.Clip(r.Env),
 			Cwd:             r.Cwd,
-			Capabilities:    c.base.capabilities(r.Security),
+			Capabilities:    l.base.capabilities(r.Security),
 			Rlimits:         r.rlimits,
-			ApparmorProfile: c.cfg.AppArmorProfile,
+			ApparmorProfile: l.cfg.AppArmorProfile,
 			SelinuxLabel:    r.labels.process,
 		},
-		Mounts: c.mounts(r),
+		Mounts: l.mounts(r),
 		Linux: &specs.Linux{
 			MountLabel:    r.labels.mount,
-			MaskedPaths:   c.base.masked,
-			ReadonlyPaths: c.base.readonly,
-			CgroupsPath:   c.cgroupPath(r.Spec),
-			Namespaces:    c.namespaces(r.network),
-			Seccomp:       c.base.seccomp,
+			MaskedPaths:   l.base.masked,
+			ReadonlyPaths: l.base.readonly,
+			CgroupsPath:   l.cgroupPath(r.Spec),
+			Namespaces:    l.namespaces(r.network),
+			Seccomp:       l.base.seccomp,
 			Resources:     r.Resources.oci(),
 		},
 	}
-	s.Linux.Resources.Devices = slices.Clip(c.base.devices)
+	s.Linux.Resources.Devices = slices.Clip(l.base.devices)
 	if r.Security == Insecure {
-		unrestrict(s, c.cfg.Rootless)
+		unrestrict(s, l.cfg.Rootless)
 	}
-	if c.cfg.HostPID {
+	if l.cfg.HostPID {
 		shareProcesses(s)
 	}
 	if r.UserNamespace != "" {
 		enterUserNamespace(s, r.UserNamespace)
 	}
-	if c.cfg.Rootless {
+	if l.cfg.Rootless {
 		unprivilege(s)
 	}
 	return s
@@ -97,14 +97,14 @@ func (b *baseline) capabilities(s Security) *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: b.caps, Effective: b.caps, Permitted: b.caps}
 }
 
-func (c *Runc) namespaces(n network) []specs.LinuxNamespace {
+func (l *Local) namespaces(n network) []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace},
 		{Type: specs.IPCNamespace},
 		{Type: specs.UTSNamespace},
 		{Type: specs.MountNamespace},
 	}
-	if c.base.cgroupNS {
+	if l.base.cgroupNS {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	if !n.host {
@@ -114,8 +114,8 @@ func (c *Runc) namespaces(n network) []specs.LinuxNamespace {
 }
 
 // mounts are the usual ones, then the Spec's.
-func (c *Runc) mounts(r *run) []specs.Mount {
-	mounts := slices.Clone(c.base.mounts)
+func (l *Local) mounts(r *run) []specs.Mount {
+	mounts := slices.Clone(l.base.mounts)
 	readonly := []string{"rbind", "ro", "nosuid", "noexec", "nodev"}
 	mounts = append(mounts,
 		specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: filepath.Join(r.bundle, "resolv.conf"), Options: readonly},
@@ -144,8 +144,8 @@ func isBind(m Mount) bool {
 
 // cgroupPath is PARENT/kiln/ID, or PARENT+ID for a parent in systemd's notation
 // ("x.slice:prefix:").
-func (c *Runc) cgroupPath(s Spec) string {
-	parent := c.cfg.CgroupParent
+func (l *Local) cgroupPath(s Spec) string {
+	parent := l.cfg.CgroupParent
 	if s.CgroupParent != "" {
 		parent = s.CgroupParent
 	}

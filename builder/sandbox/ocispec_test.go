@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// specRunc is a Runc that makes specs only.
-func specRunc(t *testing.T, cfg Config) *Runc {
+// specLocal is a Local that makes specs only.
+func specLocal(t *testing.T, cfg Config) *Local {
 	t.Helper()
 	cfg.Binary, cfg.StateDir = "/bin/true", t.TempDir()
-	c, err := NewRunc(cfg)
+	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestCgroupPath(t *testing.T) {
 		{"", "system.slice:kiln:", "system.slice:kiln:id"},
 		{"x.slice:p:", "", "x.slice:p:id"},
 	} {
-		r := specRunc(t, Config{CgroupParent: c.config})
+		r := specLocal(t, Config{CgroupParent: c.config})
 		if got := r.cgroupPath(Spec{ID: "id", CgroupParent: c.spec}); got != c.want {
 			t.Errorf("%q, %q: got %q, want %q", c.config, c.spec, got, c.want)
 		}
@@ -53,7 +53,7 @@ func TestCgroupPath(t *testing.T) {
 
 // TestBaselineIsNotChanged makes specs of every kind and compares what they all refer to.
 func TestBaselineIsNotChanged(t *testing.T) {
-	snapshot := func(c *Runc) string {
+	snapshot := func(c *Local) string {
 		text, err := json.Marshal([]any{c.base.caps, c.base.allCaps, c.base.masked, c.base.readonly, c.base.mounts, c.base.devices, c.base.seccomp})
 		if err != nil {
 			t.Fatal(err)
@@ -61,7 +61,7 @@ func TestBaselineIsNotChanged(t *testing.T) {
 		return string(text)
 	}
 	for _, cfg := range []Config{{}, {Rootless: true}, {HostPID: true}, {Rootless: true, HostPID: true}} {
-		c := specRunc(t, cfg)
+		c := specLocal(t, cfg)
 		before := snapshot(c)
 		for _, security := range []Security{Sandboxed, Insecure} {
 			c.ociSpec(checkedRun(t, Spec{Security: security, Mounts: []Mount{{Type: "tmpfs", Target: "/dev/shm"}, {Type: "bind", Source: "/proc", Target: "/sys"}}}))
@@ -73,7 +73,7 @@ func TestBaselineIsNotChanged(t *testing.T) {
 }
 
 func TestRootlessSpec(t *testing.T) {
-	c := specRunc(t, Config{Rootless: true})
+	c := specLocal(t, Config{Rootless: true})
 	// /proc is nosuid,nodev,noexec on most machines; whatever it is has to be repeated.
 	want := lockedFlags("/proc")
 	s := c.ociSpec(checkedRun(t, Spec{Security: Insecure, Mounts: []Mount{{Type: "bind", Source: "/proc", Target: "/m", Options: []string{"rbind"}}}}))
@@ -108,7 +108,7 @@ func TestLockedFlags(t *testing.T) {
 }
 
 func TestHostPIDSpec(t *testing.T) {
-	s := specRunc(t, Config{HostPID: true}).ociSpec(checkedRun(t, Spec{}))
+	s := specLocal(t, Config{HostPID: true}).ociSpec(checkedRun(t, Spec{}))
 	if slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace }) {
 		t.Error("has a PID namespace")
 	}
@@ -144,7 +144,7 @@ func TestUnwritableRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(root, unix.MNT_DETACH) //nolint:errcheck // the test fails elsewhere if it stays
-	c, err := NewRunc(Config{Binary: runtime, StateDir: t.TempDir()})
+	c, err := New(Config{Binary: runtime, StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

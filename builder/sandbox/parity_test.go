@@ -34,8 +34,8 @@ var (
 // TestParity compares what processes see and may do with what they do under runc.
 func TestParity(t *testing.T) {
 	t.Parallel()
-	outside, _ := newRunc(t, nil)
-	ours, _ := newRunc(t, native(t))
+	outside, _ := newLocal(t, nil)
+	ours, _ := newLocal(t, native(t))
 	dir := t.TempDir()
 	for name, change := range map[string]func(*sandbox.Spec){
 		"usual":    func(*sandbox.Spec) {},

@@ -15,13 +15,13 @@ import (
 
 // prepare makes the bundle and the mount points of a checked Spec. What it made
 // before an error is in undo too.
-func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) {
-	r := &run{Spec: s, bundle: filepath.Join(c.runsDir(), s.ID)}
+func (l *Local) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) {
+	r := &run{Spec: s, bundle: filepath.Join(l.runsDir(), s.ID)}
 	var err error
-	if r.rlimits, err = c.ociRlimits(s.Ulimits); err != nil {
+	if r.rlimits, err = l.ociRlimits(s.Ulimits); err != nil {
 		return nil, err
 	}
-	if r.labels, err = c.newLabels(s.Security); err != nil {
+	if r.labels, err = l.newLabels(s.Security); err != nil {
 		return nil, err
 	}
 	undo.add(r.labels.release)
@@ -38,33 +38,33 @@ func (c *Runc) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error) 
 	if r.owner, err = lookupUser(t, s.User); err != nil {
 		return nil, err
 	}
-	if r.network, err = newNetwork(ctx, s, c.cfg.Network); err != nil {
+	if r.network, err = newNetwork(ctx, s, l.cfg.Network); err != nil {
 		return nil, err
 	}
 	undo.add(r.network.close)
-	if err := c.writeEtc(r); err != nil {
+	if err := l.writeEtc(r); err != nil {
 		return nil, err
 	}
-	also, err := c.deviceMounts(s.Devices)
+	also, err := l.deviceMounts(s.Devices)
 	if err != nil {
 		return nil, err
 	}
 	if err := makeMountPoints(t, r, also, undo); err != nil {
 		return nil, err
 	}
-	r.spec = c.ociSpec(r)
-	if err := c.cfg.Devices.Add(r.spec, s.Devices); err != nil {
+	r.spec = l.ociSpec(r)
+	if err := l.cfg.Devices.Add(r.spec, s.Devices); err != nil {
 		return nil, err
 	}
-	if r.engine, err = c.engineFor(r.spec); err != nil {
+	if r.engine, err = l.engineFor(r.spec); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return r.engine.remove(ctx, s.ID, r.spec.Linux.CgroupsPath) })
 	return r, nil
 }
 
-func (c *Runc) writeEtc(r *run) error {
-	resolv, err := resolvFile("/", r.network, c.cfg.DNS)
+func (l *Local) writeEtc(r *run) error {
+	resolv, err := resolvFile("/", r.network, l.cfg.DNS)
 	if err != nil {
 		return err
 	}
@@ -91,9 +91,9 @@ func writeJSON(name string, v any) error {
 }
 
 // deviceMounts are the mounts that come with devices.
-func (c *Runc) deviceMounts(devices []string) ([]Mount, error) {
+func (l *Local) deviceMounts(devices []string) ([]Mount, error) {
 	var s specs.Spec
-	if err := c.cfg.Devices.Add(&s, devices); err != nil {
+	if err := l.cfg.Devices.Add(&s, devices); err != nil {
 		return nil, err
 	}
 	var mounts []Mount
@@ -103,9 +103,9 @@ func (c *Runc) deviceMounts(devices []string) ([]Mount, error) {
 	return checkedMounts(mounts)
 }
 
-// makeMountPoints makes the stubs of r's mounts, and others, and its working directory. The mount
-// points of /proc, /dev and /sys are left to the runtime: they stay in the tree, as
-// with other builders.
+// makeMountPoints makes the stubs of r's mounts, and of others, and the working
+// directory. The mount points of /proc, /dev and /sys are left to the engine: they
+// stay in the tree, as with other builders.
 func makeMountPoints(t *tree, r *run, also []Mount, undo *undoer) error {
 	s := newStubs(t)
 	undo.add(s.remove)

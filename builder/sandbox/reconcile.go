@@ -4,47 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// remove implements engine. Mostly the runtime did it already.
-func (x *external) remove(ctx context.Context, id, cgroup string) error {
-	state := filepath.Join(x.c.runtimeDir(), id)
-	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	ended := ctx.Err() == nil && filepath.IsAbs(cgroup) && !x.c.cfg.Rootless
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-	defer cancel()
-	if ended && removeCgroup(ctx, cgroup) == nil {
-		return os.RemoveAll(state) // quicker than the runtime
-	}
-	args := append(x.global(os.DevNull), "delete", "--force", id)
-	cmd := exec.CommandContext(ctx, x.binary, args...)
-	cmd.Env = runtimeEnv
-	cmd.SysProcAttr = ownProcessGroup
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("remove %s from OCI runtime: %w: %s", id, err, strings.TrimSpace(string(out)))
-	}
-	return removeCgroup(ctx, cgroup)
-}
-
 // Reconcile kills and removes what a daemon that died left in StateDir. What runs in
-// c is left alone.
-func (c *Runc) Reconcile(ctx context.Context) error {
+// l is left alone.
+func (l *Local) Reconcile(ctx context.Context) error {
 	var errs []error
-	for _, id := range c.strangers() {
-		bundle := filepath.Join(c.runsDir(), id)
-		err := c.removeStranger(ctx, id, notedCgroup(bundle, id))
+	for _, id := range l.strangers() {
+		bundle := filepath.Join(l.runsDir(), id)
+		err := l.removeStranger(ctx, id, notedCgroup(bundle, id))
 		if err == nil {
 			err = os.RemoveAll(bundle)
 		}
@@ -54,8 +28,8 @@ func (c *Runc) Reconcile(ctx context.Context) error {
 }
 
 // removeStranger removes what any engine has left of a run.
-func (c *Runc) removeStranger(ctx context.Context, id, cgroup string) error {
-	for _, e := range c.engines {
+func (l *Local) removeStranger(ctx context.Context, id, cgroup string) error {
+	for _, e := range l.engines {
 		if err := e.remove(ctx, id, cgroup); err != nil {
 			return err
 		}
@@ -63,18 +37,18 @@ func (c *Runc) removeStranger(ctx context.Context, id, cgroup string) error {
 	return nil
 }
 
-// strangers are the ids in StateDir that no run of c has.
-func (c *Runc) strangers() []string {
+// strangers are the ids in StateDir that no run of l has.
+func (l *Local) strangers() []string {
 	found := map[string]bool{}
-	for _, dir := range []string{c.runtimeDir(), c.runsDir()} {
-		entries, _ := os.ReadDir(dir) //nolint:errcheck // NewRunc made it
+	for _, dir := range []string{l.runtimeDir(), l.runsDir()} {
+		entries, _ := os.ReadDir(dir) //nolint:errcheck // New made it
 		for _, e := range entries {
 			found[e.Name()] = true
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	maps.DeleteFunc(found, func(id string, _ bool) bool { return c.running[id] != nil })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(found, func(id string, _ bool) bool { return l.running[id] != nil })
 	return slices.Sorted(maps.Keys(found))
 }
 

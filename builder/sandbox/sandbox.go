@@ -133,9 +133,10 @@ type WinSize struct{ Rows, Cols uint32 }
 // Runner runs processes. Its methods may be called concurrently.
 type Runner interface {
 	// Run runs s to its end and removes everything it needed for that. It calls
-	// started, if not nil, once when the process runs; that must not block. It returns nil for exit code 0; an *ExitError for another one; a
-	// *StartError if the command could not be started; the cause of ctx's end,
-	// wrapped, if that killed the process and all its children.
+	// started, if not nil, once when the process runs; that must not block. It
+	// returns nil for exit code 0; an *ExitError for another one; a *StartError if
+	// the command could not be started; the cause of ctx's end, wrapped, if that
+	// killed the process and all its children.
 	Run(ctx context.Context, s Spec, io IO, started func()) error
 	// Exec runs p in the running Spec id, waiting for that to have started, and
 	// returns as Run does. If ctx ends, p and its process group are killed. It ends

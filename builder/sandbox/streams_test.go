@@ -20,7 +20,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // TestSlowWriter: all output arrives, however late.
 func TestSlowWriter(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	total := 0
 	slow := writerFunc(func(p []byte) (int, error) {
 		time.Sleep(10 * time.Millisecond)
@@ -36,7 +36,7 @@ func TestSlowWriter(t *testing.T) {
 // TestBrokenWriter: a process is not stopped by its log's reader.
 func TestBrokenWriter(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	broken := writerFunc(func([]byte) (int, error) { return 0, errors.New("broken") })
 	s := sandbox.Spec{ID: "broken", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/head", "-c", "1000000", "/dev/zero"}}
 	if err := r.Run(t.Context(), s, sandbox.IO{Stdout: broken}, nil); err != nil {
@@ -47,7 +47,7 @@ func TestBrokenWriter(t *testing.T) {
 // TestBlockedWriter: a writer that never returns holds up a run, but not its cancellation.
 func TestBlockedWriter(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	release := make(chan struct{})
 	defer close(release)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -73,7 +73,7 @@ func TestBlockedWriter(t *testing.T) {
 // TestFiles: files work as streams too, and stay open.
 func TestFiles(t *testing.T) {
 	t.Parallel()
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	out, err := os.Create(t.TempDir() + "/out")
 	if err != nil {
 		t.Fatal(err)

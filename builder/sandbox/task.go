@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,26 +33,29 @@ type Shim struct {
 	Options any
 }
 
-// labelStep is on containers, with the state directory of the Runc that made them.
+// labelStep is on containers, with the state directory of the Local that made them.
 const labelStep = "kiln.build/step"
 
 // dialTimeout bounds how long containerd may take to answer at first.
 const dialTimeout = 5 * time.Second
 
+// startTimeout bounds one call that makes a process: a shim may start a machine for it.
+const startTimeout = time.Minute
+
 // tasks is the engine that has containerd start processes. It is slower than others,
 // and for shims that shut processes in better.
 type tasks struct {
-	c      *Runc
+	owner  string // the state directory of the Local
 	shim   Shim
 	client *client.Client
 }
 
-func newTasks(c *Runc, shim Shim) (*tasks, error) {
+func newTasks(owner string, shim Shim) (*tasks, error) {
 	conn, err := client.New(shim.Address, client.WithTimeout(dialTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("runtime %s: containerd on %s: %w", shim.Runtime, shim.Address, err)
 	}
-	t := &tasks{c: c, shim: shim, client: conn}
+	t := &tasks{owner: owner, shim: shim, client: conn}
 	ctx, cancel := t.aside(context.Background())
 	defer cancel()
 	// It can't be asked for its shims; what it says of one names the program it misses.
@@ -69,12 +73,26 @@ func (t *tasks) program() string {
 	return t.shim.Runtime
 }
 
+// close implements engine.
 func (t *tasks) close() error { return t.client.Close() }
 
 // aside is a context for calls that have to be made although ctx may have ended.
 func (t *tasks) aside(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(namespaces.WithNamespace(context.WithoutCancel(ctx), t.shim.Namespace), cleanupTimeout)
+	return context.WithTimeout(t.background(ctx), cleanupTimeout)
 }
+
+// starting is a context for what makes processes. It goes on when ctx ends: where
+// containerd is interrupted in that, it leaves shims behind.
+func (t *tasks) starting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.background(ctx), startTimeout)
+}
+
+func (t *tasks) background(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(context.WithoutCancel(ctx), t.shim.Namespace)
+}
+
+// takes implements engine.
+func (t *tasks) takes(*specs.Spec) error { return nil }
 
 // run implements engine.
 func (t *tasks) run(ctx context.Context, r *run, io IO, started func()) error {
@@ -82,9 +100,6 @@ func (t *tasks) run(ctx context.Context, r *run, io IO, started func()) error {
 		return fmt.Errorf("run: %w", err)
 	}
 	task, streams, err := t.create(ctx, r, io)
-	if ctx.Err() != nil {
-		return fmt.Errorf("run %q: killed: %w", r.Args[0], context.Cause(ctx))
-	}
 	if err != nil {
 		return &StartError{Command: r.Args[0], Reason: reason(err)}
 	}
@@ -94,14 +109,15 @@ func (t *tasks) run(ctx context.Context, r *run, io IO, started func()) error {
 // create makes a container and its task. What it made before an error is removed by
 // remove.
 func (t *tasks) create(ctx context.Context, r *run, io IO) (client.Task, *taskStreams, error) {
-	ctx = namespaces.WithNamespace(ctx, t.shim.Namespace)
+	ctx, cancel := t.starting(ctx)
+	defer cancel()
 	spec := *r.spec
 	root := *r.spec.Root
 	root.Path = "rootfs" // where the shim mounts it
 	spec.Root = &root
 	container, err := t.client.NewContainer(ctx, r.ID,
 		client.WithRuntime(t.shim.Runtime, t.shim.Options), client.WithSpec(&spec),
-		client.WithContainerLabels(map[string]string{labelStep: t.c.cfg.StateDir}))
+		client.WithContainerLabels(map[string]string{labelStep: t.owner}))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,17 +135,18 @@ func (t *tasks) create(ctx context.Context, r *run, io IO) (client.Task, *taskSt
 
 // exec implements engine.
 func (t *tasks) exec(ctx context.Context, r *run, p execution, io IO, started func()) error {
-	nctx := namespaces.WithNamespace(ctx, t.shim.Namespace)
-	container, err := t.client.LoadContainer(nctx, r.ID)
+	sctx, cancel := t.starting(ctx)
+	defer cancel()
+	container, err := t.client.LoadContainer(sctx, r.ID)
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
-	task, err := container.Task(nctx, nil)
+	task, err := container.Task(sctx, nil)
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
 	streams := newTaskStreams(io)
-	process, err := task.Exec(nctx, filepath.Base(p.dir), p.Process, cio.NewCreator(streams.options(p.dir, p.Terminal)...))
+	process, err := task.Exec(sctx, filepath.Base(p.dir), p.Process, cio.NewCreator(streams.options(p.dir, p.Terminal)...))
 	if err != nil {
 		streams.end()
 		return &StartError{Command: p.Args[0], Reason: reason(err)}
@@ -155,17 +172,17 @@ type following struct {
 // follow starts a process and returns when it has ended.
 func (t *tasks) follow(ctx context.Context, f following) error {
 	// It must be known how it ends although ctx ends first.
-	background := namespaces.WithNamespace(context.WithoutCancel(ctx), t.shim.Namespace)
+	background := t.background(ctx)
 	defer f.streams.close(ctx, f.process)
 	ended, err := f.process.Wait(background)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	if err := f.process.Start(namespaces.WithNamespace(ctx, t.shim.Namespace)); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("run %q: killed: %w", f.name, context.Cause(ctx))
-		}
-		return &StartError{Command: f.name, Reason: reason(err)}
+	if ctx.Err() != nil {
+		return fmt.Errorf("run %q: killed: %w", f.name, context.Cause(ctx))
+	}
+	if err := t.start(ctx, f); err != nil {
+		return err
 	}
 	f.streams.feed(background, f.process)
 	f.started()
@@ -191,6 +208,16 @@ func (t *tasks) follow(ctx context.Context, f following) error {
 			f.process.Resize(background, size.Cols, size.Rows) //nolint:errcheck // it may have just ended
 		}
 	}
+}
+
+// start starts a process that was made.
+func (t *tasks) start(ctx context.Context, f following) error {
+	ctx, cancel := t.starting(ctx)
+	defer cancel()
+	if err := f.process.Start(ctx); err != nil {
+		return &StartError{Command: f.name, Reason: reason(err)}
+	}
+	return nil
 }
 
 func (t *tasks) signal(ctx context.Context, p client.Process, sig syscall.Signal) {

@@ -88,7 +88,7 @@ func byShim(tb testing.TB) func(*sandbox.Config) {
 }
 
 func TestTasks(t *testing.T) {
-	r, cfg := newRunc(t, byShim(t))
+	r, cfg := newLocal(t, byShim(t))
 	t.Cleanup(func() { checkNoContainers(t, cfg) })
 	sandboxtest.Run(t, r)
 }
@@ -118,7 +118,7 @@ func TestBadShim(t *testing.T) {
 		if name == "no containerd" {
 			shim.Address = filepath.Join(t.TempDir(), "none.sock")
 		}
-		_, err := sandbox.NewRunc(sandbox.Config{StateDir: t.TempDir(), Shim: shim})
+		_, err := sandbox.New(sandbox.Config{StateDir: t.TempDir(), Shim: shim})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v", name, err)
 		}

@@ -43,7 +43,7 @@ type watcher struct {
 	started func()
 	streams *streams
 	io      IO
-	// patience is Runc's.
+	// patience is Local's.
 	patience time.Duration
 
 	target  *os.Process // the process in the sandbox, once known

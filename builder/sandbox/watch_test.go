@@ -31,7 +31,7 @@ func TestHangingRuntime(t *testing.T) {
 	if err := os.WriteFile(runtime, fmt.Appendf(nil, hanging, dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c, err := NewRunc(Config{Binary: runtime, StateDir: filepath.Join(dir, "state")})
+	c, err := New(Config{Binary: runtime, StateDir: filepath.Join(dir, "state")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,19 +4,26 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // external is the engine that calls an OCI runtime's binary.
 type external struct {
-	c      *Runc
+	l      *Local
 	binary string
 }
+
+// takes implements engine.
+func (x *external) takes(*specs.Spec) error { return nil }
 
 // run implements engine.
 func (x *external) run(ctx context.Context, r *run, io IO, started func()) error {
@@ -43,6 +50,28 @@ func (x *external) exec(ctx context.Context, r *run, p execution, io IO, started
 	return x.call(ctx, cmd, io, started)
 }
 
+// remove implements engine. Mostly the runtime did it already.
+func (x *external) remove(ctx context.Context, id, cgroup string) error {
+	state := filepath.Join(x.l.runtimeDir(), id)
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ended := ctx.Err() == nil && filepath.IsAbs(cgroup) && !x.l.cfg.Rootless
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if ended && removeCgroup(ctx, cgroup) == nil {
+		return os.RemoveAll(state) // quicker than the runtime
+	}
+	args := append(x.global(os.DevNull), "delete", "--force", id)
+	cmd := exec.CommandContext(ctx, x.binary, args...)
+	cmd.Env = runtimeEnv
+	cmd.SysProcAttr = ownProcessGroup
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("remove %s from OCI runtime: %w: %s", id, err, strings.TrimSpace(string(out)))
+	}
+	return removeCgroup(ctx, cgroup)
+}
+
 // close implements engine.
 func (x *external) close() error { return nil }
 
@@ -59,7 +88,7 @@ type command struct {
 
 // global are the runtime's options that stand before its command.
 func (x *external) global(logFile string) []string {
-	return []string{"--root", x.c.runtimeDir(), "--log", logFile, "--log-format", "json"}
+	return []string{"--root", x.l.runtimeDir(), "--log", logFile, "--log-format", "json"}
 }
 
 // kept tells whether the runtime is to keep the container, for its cgroup is looked at
@@ -76,10 +105,10 @@ func (x *external) command(r *run) command {
 		reach:    wholeNamespace,
 	}
 	cmd.args = append(x.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
-	if x.c.cfg.HostPID {
+	if x.l.cfg.HostPID {
 		cmd.reach = processGroup
 	}
-	if x.c.cfg.NoPivot {
+	if x.l.cfg.NoPivot {
 		cmd.args = append(cmd.args, "--no-pivot")
 	}
 	if r.kept() {
@@ -108,7 +137,7 @@ func (x *external) call(ctx context.Context, cmd command, io IO, started func())
 		return fmt.Errorf("run OCI runtime: %w", err)
 	}
 	streams.started()
-	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io, patience: x.c.patience}
+	w := watcher{process: process, pidFile: cmd.pidFile, reach: cmd.reach, started: started, streams: streams, io: io, patience: x.l.patience}
 	w.watch(ctx)
 	streams.close(ctx)
 	return w.result(ctx, cmd)

@@ -17,7 +17,7 @@ import (
 	"github.com/opencontainers/selinux/go-selinux"
 )
 
-// Config says how a Runc runs processes. StateDir is required.
+// Config says how a Local runs processes. StateDir is required.
 type Config struct {
 	// Shim has containerd start all processes; nil is to start them here.
 	Shim *Shim
@@ -27,7 +27,7 @@ type Config struct {
 	// Binary is the name or path of an OCI runtime, for what Init can't do; "" is
 	// buildkit-runc or runc, whichever is found first on the PATH.
 	Binary string
-	// StateDir belongs to this Runc alone. It is made if it is absent, and best
+	// StateDir belongs to this Local alone. It is made if it is absent, and best
 	// lies on a tmpfs.
 	StateDir string
 	// Network is NetworkDefault; nil is the host's network.
@@ -51,8 +51,8 @@ type Config struct {
 	Devices *device.Devices
 }
 
-// Runc runs processes with an OCI runtime's binary.
-type Runc struct {
+// Local runs processes on this machine, each by the first of its engines that can.
+type Local struct {
 	cfg     Config
 	engines []engine // the one that is preferred first
 	base    *baseline
@@ -64,11 +64,11 @@ type Runc struct {
 	running map[string]*session
 }
 
-var _ Runner = (*Runc)(nil)
+var _ Runner = (*Local)(nil)
 
-// NewRunc checks cfg and makes StateDir. It starts nothing; call Reconcile if
+// New checks cfg and makes StateDir. It starts nothing; call Reconcile if
 // another daemon may have died on the same StateDir.
-func NewRunc(cfg Config) (*Runc, error) {
+func New(cfg Config) (*Local, error) {
 	if cfg.StateDir == "" {
 		return nil, errors.New("processes: no state directory")
 	}
@@ -89,17 +89,20 @@ func NewRunc(cfg Config) (*Runc, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Runc{cfg: cfg, base: base, patience: 10 * time.Second, running: map[string]*session{}}
-	for _, dir := range []string{c.runsDir(), c.runtimeDir()} {
+	l := &Local{cfg: cfg, base: base, patience: 10 * time.Second, running: map[string]*session{}}
+	for _, dir := range []string{l.runsDir(), l.runtimeDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("state of processes: %w", err)
 		}
 	}
-	return c, c.openEngines()
+	if err := l.openEngines(); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
-func (c *Runc) runsDir() string    { return filepath.Join(c.cfg.StateDir, "runs") }
-func (c *Runc) runtimeDir() string { return filepath.Join(c.cfg.StateDir, "runtime") }
+func (l *Local) runsDir() string    { return filepath.Join(l.cfg.StateDir, "runs") }
+func (l *Local) runtimeDir() string { return filepath.Join(l.cfg.StateDir, "runtime") }
 
 func findRuntime(name string) (string, error) {
 	names := []string{name}
@@ -115,28 +118,28 @@ func findRuntime(name string) (string, error) {
 }
 
 // Run implements Runner.
-func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err error) {
+func (l *Local) Run(ctx context.Context, s Spec, io IO, started func()) (err error) {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("run: %w", context.Cause(ctx))
 	}
 	if s, err = s.checked(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	ses, err := c.enter(s.ID)
+	ses, err := l.enter(s.ID)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	defer c.leave(s.ID)
+	defer l.leave(s.ID)
 
 	var undo undoer
 	defer func() { err = undo.run(err) }()
-	defer c.end(ses)
-	r, err := c.prepare(ctx, s, &undo)
+	defer l.end(ses)
+	r, err := l.prepare(ctx, s, &undo)
 	if err != nil {
 		return fmt.Errorf("prepare run: %w", err)
 	}
 	ses.run = r
-	stop := c.observe(r)
+	stop := l.observe(r)
 	err = r.engine.run(ctx, r, io, func() {
 		close(ses.started)
 		if started != nil {
@@ -144,21 +147,21 @@ func (c *Runc) Run(ctx context.Context, s Spec, io IO, started func()) (err erro
 		}
 	})
 	stop()
-	return c.explainOOM(r, err)
+	return l.explainOOM(r, err)
 }
 
 // observe begins to measure r. The cgroup has to be there until stop returns.
-func (c *Runc) observe(r *run) (stop func()) {
-	if r.Observe == nil || c.cfg.Rootless {
+func (l *Local) observe(r *run) (stop func()) {
+	if r.Observe == nil || l.cfg.Rootless {
 		return func() {}
 	}
-	return meter.Start(c.cgroupPath(r.Spec), r.network.path, r.Observe).Stop
+	return meter.Start(l.cgroupPath(r.Spec), r.network.path, r.Observe).Stop
 }
 
 // explainOOM adds the reason to the error of a process that hit its memory limit.
-func (c *Runc) explainOOM(r *run, err error) error {
+func (l *Local) explainOOM(r *run, err error) error {
 	var exit *ExitError
-	if r.Resources.Memory != 0 && errors.As(err, &exit) && oomKilled(c.cgroupPath(r.Spec)) {
+	if r.Resources.Memory != 0 && errors.As(err, &exit) && oomKilled(l.cgroupPath(r.Spec)) {
 		exit.Err = fmt.Errorf("%w: limit is %d bytes", ErrOutOfMemory, r.Resources.Memory)
 	}
 	return err

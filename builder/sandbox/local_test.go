@@ -14,12 +14,12 @@ import (
 )
 
 func TestRunc(t *testing.T) {
-	r, _ := newRunc(t, nil)
+	r, _ := newLocal(t, nil)
 	sandboxtest.Run(t, r)
 }
 
 func TestNative(t *testing.T) {
-	r, _ := newRunc(t, native(t))
+	r, _ := newLocal(t, native(t))
 	sandboxtest.Run(t, r)
 }
 
@@ -39,16 +39,16 @@ var engines = map[string]func(testing.TB) func(*sandbox.Config){
 
 var parents atomic.Int64
 
-// newRunc returns a Runc on a state directory and a cgroup of its own, and checks at
+// newLocal returns a Local on a state directory and a cgroup of its own, and checks at
 // the end that nothing is left in them.
-func newRunc(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Runc, sandbox.Config) {
+func newLocal(tb testing.TB, change func(*sandbox.Config)) (*sandbox.Local, sandbox.Config) {
 	tb.Helper()
 	parent := fmt.Sprintf("kiln-test-%d-%d", os.Getpid(), parents.Add(1))
 	cfg := sandbox.Config{Binary: sandboxtest.RuntimeBinary(tb), StateDir: stateDir(tb), CgroupParent: parent}
 	if change != nil {
 		change(&cfg)
 	}
-	r, err := sandbox.NewRunc(cfg)
+	r, err := sandbox.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func BenchmarkRunc(b *testing.B)   { benchmark(b, nil) }
 func BenchmarkNative(b *testing.B) { benchmark(b, native(b)) }
 
 func benchmark(b *testing.B, change func(*sandbox.Config)) {
-	r, _ := newRunc(b, change)
+	r, _ := newLocal(b, change)
 	s := sandbox.Spec{ID: "bench", Root: sandboxtest.NewRoot(b), Args: []string{"/bin/true"}}
 	for b.Loop() {
 		if err := r.Run(b.Context(), s, sandbox.IO{}, nil); err != nil {
