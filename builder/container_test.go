@@ -226,7 +226,8 @@ func TestContainerTerminal(t *testing.T) {
 			shown.Write(buf[:n])
 		}
 	}
-	fmt.Fprintln(keyboard, "stty size")
+	// The runtime passes the size on when the shell may be running already.
+	fmt.Fprintln(keyboard, `while [ -z "$(stty size 2>&-)" ]; do sleep 0.1; done; stty size`)
 	expect("40 90")
 	fmt.Fprintln(keyboard, "exit 3")
 	go io.Copy(io.Discard, screen) //nolint:errcheck // ends with the test
