@@ -134,6 +134,34 @@ func TestProcessDies(t *testing.T) {
 	}
 }
 
+// A caller without time for an answer doesn't have the process killed.
+func TestNoTimeToLook(t *testing.T) {
+	t.Parallel()
+	b := pack(t, files())
+	reg := startRegistry(t, b)
+	f, root := start(t, quiet, nil)
+	dir := shown(t, f, root)
+	if err := f.Mount(t.Context(), dir, reg.labels(b)); err != nil {
+		t.Fatal(err)
+	}
+	was := pid(root)
+	if err := f.Close(); err != nil { // the next call looks for the process
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Check(ctx, dir, reg.labels(b)); err == nil {
+		t.Error("no error")
+	}
+	read(t, dir, "hello", "hello\n")
+	if now := pid(root); now != was {
+		t.Errorf("process %d was replaced by %d", was, now)
+	}
+	if err := f.Check(t.Context(), dir, reg.labels(b)); err != nil {
+		t.Error(err)
+	}
+}
+
 // Many notice at the same time that the process has gone.
 func TestProcessDiesUnderMany(t *testing.T) {
 	t.Parallel()

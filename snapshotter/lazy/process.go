@@ -53,6 +53,10 @@ func dial(root string) (*grpc.ClientConn, error) {
 func (f *Filesystem) ready(ctx context.Context, conn *grpc.ClientConn) error {
 	client := api.NewStargzFuseManagerServiceClient(conn)
 	if err := askStatus(ctx, client); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			// It is the caller who has no time: that says nothing of the process.
+			return fmt.Errorf("look for the process that serves lazy layers: %w", cause)
+		}
 		if err := f.start(ctx); err != nil {
 			return fmt.Errorf("start the process that serves lazy layers: %w", err)
 		}
