@@ -93,11 +93,11 @@ func stargzConfig(s lazy.Settings) config.Config {
 }
 
 // mount shows a layer. It returns when ctx ends: what has been begun then ends by
-// itself, and mounts nothing.
-func (b *backend) mount(ctx context.Context, dir string, labels map[string]string) error {
+// itself, leaves nothing mounted, and closes late.
+func (b *backend) mount(ctx context.Context, dir string, labels map[string]string) (late <-chan struct{}, err error) {
 	src, err := b.sources(labels)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name, toc := src[0].Name.String()+"/"+src[0].Target.Digest.String(), labels[estargz.TOCJSONDigestAnnotation]
 	b.mu.Lock()
@@ -105,11 +105,12 @@ func (b *backend) mount(ctx context.Context, dir string, labels map[string]strin
 	b.mu.Unlock()
 	// The library verifies a layer that it has at hand only once.
 	if known != "" && known != toc {
-		return fmt.Errorf("the table of contents of layer %s is %s, not %s: %w", src[0].Target.Digest, known, toc, errdefs.ErrDataLoss)
+		return nil, fmt.Errorf("the table of contents of layer %s is %s, not %s: %w", src[0].Target.Digest, known, toc, errdefs.ErrDataLoss)
 	}
-	done := make(chan error, 1)
-	gone := make(chan struct{})
+	done := make(chan error) // not buffered: who is late must not find room
+	gone, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		err := b.fs.Mount(ctx, dir, labels)
 		select {
 		case <-gone:
@@ -126,15 +127,15 @@ func (b *backend) mount(ctx context.Context, dir string, labels map[string]strin
 	case err = <-done:
 	case <-ctx.Done():
 		close(gone)
-		return fmt.Errorf("layer %s of %s can't be shown in time, the registry may be down: %w", src[0].Target.Digest, src[0].Name, context.Cause(ctx))
+		return ended, fmt.Errorf("layer %s of %s can't be shown in time, the registry may be down: %w", src[0].Target.Digest, src[0].Name, context.Cause(ctx))
 	}
 	if err != nil {
-		return fmt.Errorf("layer %s of %s: %w", src[0].Target.Digest, src[0].Name, err)
+		return nil, fmt.Errorf("layer %s of %s: %w", src[0].Target.Digest, src[0].Name, err)
 	}
 	b.mu.Lock()
 	b.verified[name] = toc
 	b.mu.Unlock()
-	return nil
+	return nil, nil
 }
 
 // The labels of CRI's unpacking, and those of stargz's that mean the same.

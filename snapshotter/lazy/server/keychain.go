@@ -21,7 +21,7 @@ import (
 
 // keychain is the credentials that this machine has.
 type keychain struct {
-	ctx     context.Context // ends with the keychain
+	ctx     context.Context // of the service for CRI, ends with close
 	close   func()
 	cri     resolver.Credential // nil for none
 	docker  resolver.Credential // nil for none
@@ -45,9 +45,10 @@ func newKeychain(s lazy.Settings) *keychain {
 const lookupTimeout = 10 * time.Second
 
 // credentials looks for those of a host: first in what kubelets sent, then in
-// Docker's file, then in the cluster's secrets. None is no error.
+// Docker's file, then in the cluster's secrets. None is no error. It does so after
+// close, too: what was mounted before is still read.
 func (k *keychain) credentials(host string, ref reference.Spec) (user, secret string, _ error) {
-	ctx, cancel := context.WithTimeout(k.ctx, lookupTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), lookupTimeout)
 	defer cancel()
 	all := []resolver.Credential{k.cri, k.docker}
 	if k.kube != nil {

@@ -48,7 +48,7 @@ func TestDockerFile(t *testing.T) {
 	config.SetDir(dir)
 	defer config.SetDir(was)
 	k := newKeychain(lazy.Settings{DockerConfig: true})
-	defer k.close()
+	k.close() // other settings count for new mounts, those of before are read on
 	for host, want := range map[string]string{"a.example": "ann:secret", "b.example": ":"} {
 		if got := credentials(t, k, host, host+"/b:1"); got != want {
 			t.Errorf("%s: %q", host, got)

@@ -22,17 +22,31 @@ type mountpoint struct {
 	backend *backend
 }
 
+// dirLock is a lock of a directory, as long as somebody has it or waits for it.
+type dirLock struct {
+	sync.Mutex
+	users int // guarded by Server.mu
+}
+
 // lockDir has calls for one directory come one after the other.
 func (s *Server) lockDir(dir string) (unlock func()) {
 	s.mu.Lock()
-	m := s.dirs[dir]
-	if m == nil {
-		m = &sync.Mutex{}
-		s.dirs[dir] = m
+	l := s.dirs[dir]
+	if l == nil {
+		l = &dirLock{}
+		s.dirs[dir] = l
 	}
+	l.users++
 	s.mu.Unlock()
-	m.Lock()
-	return m.Unlock
+	l.Lock()
+	return func() {
+		l.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(s.dirs, dir)
+		}
+	}
 }
 
 // Mount shows a layer on a directory, once.
@@ -72,18 +86,18 @@ func (s *Server) Unmount(ctx context.Context, req *api.UnmountRequest) (*api.Res
 	if err := s.hide(ctx, req.GetMountpoint()); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	s.mu.Lock()
-	delete(s.dirs, req.GetMountpoint())
-	s.mu.Unlock()
 	return &api.Response{}, nil
 }
 
 func (s *Server) show(ctx context.Context, dir string, labels map[string]string) error {
 	s.mu.Lock()
-	b, shown := s.current, s.mounts[dir] != nil
+	b, shown, late := s.current, s.mounts[dir] != nil, s.late[dir]
 	s.mu.Unlock()
 	if b == nil {
 		return fmt.Errorf("the process has no settings yet: %w", errdefs.ErrUnavailable)
+	}
+	if late {
+		return fmt.Errorf("an earlier attempt to show the layer hasn't ended, the registry may be down: %w", errdefs.ErrUnavailable)
 	}
 	mounted, err := lazy.Mounted(dir)
 	if err != nil {
@@ -100,7 +114,10 @@ func (s *Server) show(ctx context.Context, dir string, labels map[string]string)
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, b.settings.Deadline())
 	defer cancel()
-	err = b.mount(ctx, dir, labels)
+	ended, err := b.mount(ctx, dir, labels)
+	if ended != nil {
+		s.wait(dir, ended)
+	}
 	log.G(ctx).WithError(err).WithField("dir", dir).Debugf("layer shown in %s", time.Since(begin))
 	if err != nil {
 		return err
@@ -109,6 +126,20 @@ func (s *Server) show(ctx context.Context, dir string, labels map[string]string)
 	s.mounts[dir] = &mountpoint{backend: b}
 	s.mu.Unlock()
 	return nil
+}
+
+// wait lets nothing be shown on a directory until ended is closed: what comes late
+// is taken off it again.
+func (s *Server) wait(dir string, ended <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late[dir] = true
+	go func() {
+		<-ended
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.late, dir)
+	}()
 }
 
 // hide takes off whatever is on dir.

@@ -44,7 +44,8 @@ type Server struct {
 	settings string   // JSON that current is made of
 	current  *backend // what mounts are made with; nil before Init
 	mounts   map[string]*mountpoint
-	dirs     map[string]*sync.Mutex // by directory
+	dirs     map[string]*dirLock // by directory
+	late     map[string]bool     // directories on which something may be mounted that came too late
 }
 
 // Run serves until ctx ends or nobody needs the process any more. What is
@@ -72,7 +73,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s := &Server{cfg: cfg, authorize: lazy.AskBroker(cfg.Root), mounts: map[string]*mountpoint{}, dirs: map[string]*sync.Mutex{}}
+	s := &Server{
+		cfg: cfg, authorize: lazy.AskBroker(cfg.Root),
+		mounts: map[string]*mountpoint{}, dirs: map[string]*dirLock{}, late: map[string]bool{},
+	}
 	g := grpc.NewServer(grpc.StatsHandler(&s.usage))
 	api.RegisterStargzFuseManagerServiceServer(g, s)
 	ctx, stop := context.WithCancel(ctx)
@@ -116,7 +120,7 @@ func (s *Server) Init(ctx context.Context, req *api.InitRequest) (*api.Response,
 
 // watch bounds the cache, and ends the process when nobody needs it.
 func (s *Server) watch(ctx context.Context, end func()) {
-	idleSince := time.Now()
+	idleSince, boundAt := time.Now(), time.Now()
 	for tick := time.NewTicker(time.Second); ; {
 		select {
 		case <-ctx.Done():
@@ -133,9 +137,14 @@ func (s *Server) watch(ctx context.Context, end func()) {
 		s.mu.Unlock()
 		if current != nil {
 			needed = needed || current.cri != nil
-			if err := bound(cacheDir(s.cfg.Root), current.settings.CacheSize); err != nil {
+		}
+		if current != nil && !time.Now().Before(boundAt) {
+			begin := time.Now()
+			err := bound(cacheDir(s.cfg.Root), current.settings.CacheSize)
+			if err != nil {
 				log.G(ctx).WithError(err).Warn("the cache of lazy layers can't be bounded")
 			}
+			boundAt = time.Now().Add(boundRest * time.Since(begin))
 		}
 		if needed {
 			idleSince = time.Now()
@@ -145,6 +154,10 @@ func (s *Server) watch(ctx context.Context, end func()) {
 		}
 	}
 }
+
+// boundRest is how much longer than it takes to look through the cache it isn't
+// looked through again.
+const boundRest = 20
 
 // idleLimit is longer than a restart of the daemon takes.
 const idleLimit = 3 * time.Second
