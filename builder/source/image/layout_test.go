@@ -3,12 +3,15 @@ package image
 import (
 	"bytes"
 	"context"
+	"maps"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/session/registry/registrytest"
 	"github.com/kiln-build/kiln/builder/session/sessiontest"
 	sessioncontent "github.com/moby/buildkit/session/content"
@@ -95,5 +98,30 @@ func TestLayoutOfSomebodyElse(t *testing.T) {
 	job, _ = jobFor()
 	if _, _, err := f.pull(f.op(name, nil), job); !errdefs.IsNotFound(err) {
 		t.Errorf("nobody: %v", err)
+	}
+}
+
+// TestLayoutNamesARegistry: what an image of a client says of a registry isn't
+// told to snapshotters, which would fetch from there.
+func TestLayoutNamesARegistry(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	hostile := ocispec.Descriptor{Digest: digest.FromString("layer"), Annotations: map[string]string{
+		stargzReference: "victim.example/secret:1", stargzDigest: digest.FromString("layer").String(),
+		"containerd.io/snapshot/cri.image-ref": "victim.example/secret:1",
+		labelGrant:                             "x",
+		layer.AnnotationSource:                 "victim.example/secret",
+		estargz.TOCJSONDigestAnnotation:        digest.FromString("toc").String(),
+		"org.example":                          "kept",
+	}}
+	job, _ := jobFor()
+	p := pinned{image: &image{layers: []ocispec.Descriptor{hostile, {Digest: digest.FromString("plain")}}}}
+	got := f.lazyLayers(job, request{layout: &layout{}}, p)
+	want := map[string]string{estargz.TOCJSONDigestAnnotation: digest.FromString("toc").String(), "org.example": "kept"}
+	if len(got) != 2 || !maps.Equal(got[0].Annotations, want) {
+		t.Errorf("layers %+v", got)
+	}
+	if len(hostile.Annotations) != 7 {
+		t.Error("the image itself was changed")
 	}
 }

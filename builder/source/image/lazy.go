@@ -31,7 +31,7 @@ const (
 // repository a registry has it.
 func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.Descriptor {
 	if req.layout != nil {
-		return p.layers
+		return fromNoRegistry(p.layers)
 	}
 	layers := make([]ocispec.Descriptor, len(p.layers))
 	grant := s.grant(job, req, p)
@@ -62,11 +62,27 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 	return layers
 }
 
+// fromNoRegistry are the layers of an image that a client has, without what their
+// annotations say of a registry: a lazy snapshotter would believe it and show a
+// layer of any repository that this machine, or another client, may read.
+func fromNoRegistry(layers []ocispec.Descriptor) []ocispec.Descriptor {
+	own := make([]ocispec.Descriptor, len(layers))
+	for i, l := range layers {
+		l.Annotations = maps.Clone(l.Annotations)
+		maps.DeleteFunc(l.Annotations, func(key, _ string) bool {
+			label := strings.HasPrefix(key, "containerd.io/snapshot/") && key != estargz.TOCJSONDigestAnnotation
+			return label || key == layer.AnnotationSource
+		})
+		own[i] = l
+	}
+	return own
+}
+
 // grant lets lazy layers of the image be fetched with the credentials of the job's
 // sessions, for whom it was pinned. It is "" for an image without such layers.
 func (s *Source) grant(job schedule.Job, req request, p pinned) string {
 	for _, l := range p.layers {
-		if req.layout == nil && l.Annotations[estargz.TOCJSONDigestAnnotation] != "" {
+		if l.Annotations[estargz.TOCJSONDigestAnnotation] != "" {
 			return s.cfg.Registries.Grant(req.ref.Host+"/"+req.ref.Repo, job.Sessions())
 		}
 	}
