@@ -33,29 +33,31 @@ func (g *group) update(change func(*bolt.Tx) error) error {
 	g.writing = true
 	g.mu.Unlock()
 	if first {
-		g.write()
+		g.write(g.take())
 	}
 	<-w.done
 	return w.err
 }
 
-// write makes the changes that wait, until there are none.
-func (g *group) write() {
-	for batch := g.take(); len(batch) > 0; batch = g.take() {
-		err := g.db.Update(func(tx *bolt.Tx) error {
-			for _, w := range batch {
-				if err := w.change(tx); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+// write makes changes. Those that have come meanwhile are made by another
+// goroutine: who began is done with his own.
+func (g *group) write(batch []*write) {
+	err := g.db.Update(func(tx *bolt.Tx) error {
 		for _, w := range batch {
-			if w.err = err; err != nil && len(batch) > 1 {
-				w.err = g.db.Update(w.change) // only those fail that must
+			if err := w.change(tx); err != nil {
+				return err
 			}
-			close(w.done)
 		}
+		return nil
+	})
+	for _, w := range batch {
+		if w.err = err; err != nil && len(batch) > 1 {
+			w.err = g.db.Update(w.change) // only those fail that must
+		}
+		close(w.done)
+	}
+	if next := g.take(); len(next) > 0 {
+		go g.write(next)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -50,6 +51,49 @@ func TestGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestGroupLetsGo: who makes others' changes with his own doesn't wait for those
+// that come later.
+func TestGroupLetsGo(t *testing.T) {
+	db, err := openDB(filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	g := group{db: db}
+	waits := func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.waiting) > 0
+	}
+	begun, returned := make(chan struct{}), make(chan struct{})
+	var later sync.WaitGroup
+	later.Go(func() {
+		<-begun
+		err := g.update(func(*bolt.Tx) error {
+			select {
+			case <-returned:
+				return nil
+			case <-time.After(10 * time.Second):
+				return errors.New("the first one hasn't returned")
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	err = g.update(func(*bolt.Tx) error {
+		for close(begun); !waits(); {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	close(returned)
+	later.Wait()
 }
 
 func BenchmarkPut(b *testing.B) {
