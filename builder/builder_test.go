@@ -31,7 +31,12 @@ import (
 // open gives a builder on an embedded store, on a root of its own.
 func open(t *testing.T, change func(*builder.Config)) *builder.Builder {
 	t.Helper()
-	root := t.TempDir()
+	return openIn(t, t.TempDir(), change)
+}
+
+// openIn is open with a root that may have been used before.
+func openIn(t *testing.T, root string, change func(*builder.Config)) *builder.Builder {
+	t.Helper()
 	st, err := embedded.Open(t.Context(), embedded.Config{Root: filepath.Join(root, "containerd"), Namespace: "default"})
 	if err != nil {
 		t.Fatal(err)

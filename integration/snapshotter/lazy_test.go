@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,6 +68,17 @@ func (b *lazyBed) part(what string) {
 	b.Logf("%s: %d bytes of %d fetched", what, n, b.size)
 	if n == 0 || n > b.size/4 {
 		b.Errorf("%s: %d bytes of the base's %d were fetched", what, n, b.size)
+	}
+}
+
+// notDownloaded fails if the content store has a layer of the base.
+func (b *lazyBed) notDownloaded() {
+	b.Helper()
+	have := b.ctr("content", "ls", "-q")
+	for _, d := range b.digests {
+		if strings.Contains(have, d) {
+			b.Errorf("layer %s of the base was downloaded", d)
+		}
 	}
 }
 
@@ -170,12 +182,7 @@ func TestLazyBuild(t *testing.T) {
 			if len(digests) != len(b.digests)+2 || strings.Join(digests[:len(b.digests)], " ") != strings.Join(b.digests, " ") {
 				t.Errorf("layers %v, the base has %v", digests, b.digests)
 			}
-			have := b.ctr("content", "ls", "-q")
-			for _, d := range b.digests {
-				if strings.Contains(have, d) {
-					t.Errorf("layer %s of the base was downloaded", d)
-				}
-			}
+			b.notDownloaded()
 			if out := b.container(name); out != "built\n" {
 				t.Errorf("the container says %q", out)
 			}
@@ -202,7 +209,7 @@ func TestLazyBaseIsLost(t *testing.T) {
 	b.build("FROM " + b.base() + "\nRUN wc -c /noise/1\n")
 	// During a step: the first run of it loses its base.
 	dir := b.TempDir()
-	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+b.base()+"\nRUN sleep 4; wc -c /noise/2\n"), 0o600))
+	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+b.base()+"\nRUN sleep 4; wc -c /noise/2 # "+b.repo+"\n"), 0o600))
 	cmd := b.daemon.Client("kiln", "build", dir)
 	done := make(chan string, 1)
 	go func() {
@@ -212,12 +219,23 @@ func TestLazyBaseIsLost(t *testing.T) {
 		}
 		done <- out.stderr
 	}()
-	time.Sleep(2 * time.Second)
+	b.must(testbed.Eventually(time.Minute, func() error { return running("wc -c /noise/2 # " + b.repo) }))
 	b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
 	if out := <-done; !strings.Contains(out, "524288 /noise/2") {
 		t.Errorf("the build says\n%s", out)
 	}
 	b.empty()
+}
+
+// running fails unless there is a process with the text in its arguments.
+func running(text string) error {
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if line, rerr := os.ReadFile(p); rerr == nil && strings.Contains(string(line), text) {
+			return nil
+		}
+	}
+	return errors.Join(err, fmt.Errorf("no process runs %q", text))
 }
 
 // TestLazyCredentials: what a session's credentials opened is read on with them,
@@ -264,12 +282,7 @@ func TestOthersLazySnapshotter(t *testing.T) {
 	name := b.Host + "/app-" + b.repo + ":1"
 	b.build(app, "--output", "type=image,push=true,name="+name)
 	b.part("build and push")
-	have := b.ctr("content", "ls", "-q")
-	for _, d := range b.digests {
-		if strings.Contains(have, d) {
-			t.Errorf("layer %s of the base was downloaded", d)
-		}
-	}
+	b.notDownloaded()
 	if out := b.container(name); out != "built\n" {
 		t.Errorf("the container says %q", out)
 	}

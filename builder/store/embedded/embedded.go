@@ -39,7 +39,8 @@ type Config struct {
 	// these that works on Root's filesystem.
 	Snapshotter string
 	// Backend, where it isn't nil, is used as the snapshotter that Snapshotter
-	// names, in place of the built-in ones. It is closed with the store.
+	// names, in place of the built-in ones. It is closed with the store. A snapshot
+	// on nothing has to be a directory on Root's filesystem, see store/private.
 	Backend snapshots.Snapshotter
 }
 

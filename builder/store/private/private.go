@@ -86,10 +86,10 @@ func Wrap(ctx context.Context, under *store.Store, root string) (*store.Store, e
 		return nil, fmt.Errorf("private store: %w", err)
 	}
 	if err := s.journal.open(db); err != nil {
-		return nil, fmt.Errorf("private store: %w", err)
+		return nil, fmt.Errorf("private store: open %s: %w (it is only a cache: %s may be removed)", db, err, root)
 	}
 	if err := s.reconcile(under.Context(ctx)); err != nil {
-		return nil, errors.Join(fmt.Errorf("private store: %w", err), s.journal.close())
+		return nil, errors.Join(fmt.Errorf("private store: %w (it is only a cache: %s may be removed)", err, root), s.journal.close())
 	}
 	w := *under
 	w.Content = ingester{under.Content, s}
