@@ -28,11 +28,12 @@
 //
 // # How the engine is to use the private space
 //
-// [Private] is a [snapshots.Snapshotter], so whoever can make layers with one
-// can make them there. What stands on a layer of containerd is made after
-// [Private.Keep], which gives that layer and all below it private names: then
-// the directories outlast the image. Nothing removes private names but
-// Remove; the engine's records own them. To publish: Offer("", name, chainID).
+// It doesn't yet, see docs/design.md. [Private] is a [snapshots.Snapshotter], so
+// whoever can make layers with one can make them there. What stands on a layer of
+// containerd is made after [Snapshotter.Keep], which gives that layer and all below
+// it private names: then the directories outlast the image. Nothing removes private
+// names but Remove; the engine's records are to own them. To publish:
+// Offer("", name, chainID).
 //
 // # Usage
 //
