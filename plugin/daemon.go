@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/sandbox"
@@ -22,6 +23,7 @@ import (
 	"github.com/kiln-build/kiln/plugin/status"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/util/apicaps"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
 
@@ -108,6 +110,23 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	d.grpc = newServer(d.control, bridge.New(bridge.ByRef(d.builder.Bridge)), contentService(d.store, d.history), &imageService{store: d.store})
 	d.collector.trigger()
 	return d, nil
+}
+
+// OwnTempMounts has containerd's libraries, for all of this process, mount what
+// they unpack below the daemon's root, and removes what is left there of a process
+// that was killed meanwhile.
+func (d *Daemon) OwnTempMounts(ctx context.Context) error {
+	if err := mount.SetTempMountLocation(filepath.Join(d.cfg.Root, "unpacking")); err != nil {
+		return fmt.Errorf("directory for temporary mounts: %w", err)
+	}
+	warnings, err := mount.CleanupTempMounts(unix.MNT_DETACH)
+	if err != nil {
+		return fmt.Errorf("temporary mounts that are left: %w", err)
+	}
+	for _, w := range warnings {
+		log.G(ctx).WithError(w).Warn("a temporary mount is left")
+	}
+	return nil
 }
 
 // Close ends all builds and closes what Open has opened, in so far as it got.

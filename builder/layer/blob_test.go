@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-build/kiln/builder/event"
 )
@@ -117,6 +119,53 @@ func TestBlobsDeterministic(t *testing.T) {
 		}
 		if got := fmt.Sprint(blobs); got != want {
 			t.Errorf("%s: %s, want %s", backend, got, want)
+		}
+	}
+}
+
+// TestBlobsOfChanges expects the same blob of the same changes from every
+// snapshotter, however it notes them.
+func TestBlobsOfChanges(t *testing.T) {
+	at := func(dir string, names ...string) {
+		for _, name := range names {
+			if err := os.Chtimes(filepath.Join(dir, name), epoch, epoch); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[digest.Digest]string{}
+	for _, backend := range backends {
+		ctx, s := openOn(t, backend)
+		base := build(t, ctx, s, nil, func(dir string) {
+			for _, name := range []string{"etc/a", "etc/b", "gone/x", "again/x/y", "again/z", "file", "kept"} {
+				write(t, filepath.Join(dir, name), name)
+				at(dir, name)
+			}
+			at(dir, "etc", "gone", "again/x", "again")
+		})
+		base = build(t, ctx, s, base, func(dir string) { write(t, dir+"/between", "1") })
+		top := build(t, ctx, s, base, func(dir string) {
+			must(os.Remove(dir + "/etc/a"))
+			must(os.Link(dir+"/etc/b", dir+"/etc/linked"))
+			must(os.RemoveAll(dir + "/gone"))
+			must(os.RemoveAll(dir + "/again"))
+			write(t, dir+"/again/x/new", "2")
+			must(os.Remove(dir + "/file"))
+			write(t, dir+"/file/is/a", "directory")
+			must(os.Chmod(dir+"/kept", 0o4711))
+			must(unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+			at(dir, "etc", "again/x/new", "again/x", "again", "file/is/a", "file/is", "file", "null")
+		})
+		blobs, err := s.Blobs(ctx, top, Compression{Type: Uncompressed}, event.Progress{})
+		must(err)
+		if got[blobs[2].DiffID] += " " + backend; len(got) > 1 {
+			t.Errorf("different blobs: %v; the last has %v", got, times(t, ctx, s, blobs[2]))
 		}
 	}
 }

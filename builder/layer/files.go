@@ -43,7 +43,7 @@ func (w *Workspace) Files(ctx context.Context) (string, error) {
 }
 
 // stays are the snapshotters that leave a tree where it is when they commit it.
-var stays = map[string]bool{"overlayfs": true, "native": true}
+var stays = map[string]bool{"overlayfs": true, "fuse-overlayfs": true, "native": true}
 
 // committedDir is the directory that has all of the tree once it is committed;
 // "" where that isn't known.

@@ -68,7 +68,8 @@ func TestDeep(t *testing.T) {
 			ctx, s := openOn(t, backend)
 			s.maxRun = 4
 			n := 4*4*4 + 4*4 + 3
-			if backend == "native" { // it copies each tree
+			merges := backend != "native" && backend != "fuse-overlayfs"
+			if !merges { // each tree is copied, or shown by another program
 				n = 10
 			}
 			top := deep(t, ctx, s, nil, 0, n)
@@ -98,7 +99,7 @@ func TestDeep(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if dirs, ok := overlayLayers(v.mounts); !ok || len(dirs) > 3*4 {
+			if dirs, ok := overlayLayers(v.mounts); merges && (!ok || len(dirs) > 3*4) {
 				t.Errorf("%d directories are mounted", len(dirs))
 			}
 			release()

@@ -25,7 +25,7 @@ import (
 
 // backends are what the tests run on: the snapshotters of an embedded store,
 // and a containerd.
-var backends = []string{"overlayfs", "native", "host"}
+var backends = []string{"overlayfs", "fuse-overlayfs", "native", "host"}
 
 // open gives a layer store on an embedded store, and a context with a lease.
 // At the end nothing may be mounted.

@@ -33,6 +33,14 @@ func mountAll(mounts []mount.Mount, dir string) error {
 	return nil
 }
 
+// byProgram reports whether a program shows what is mounted: when it has been
+// killed, nothing there can be read any more.
+func byProgram(mounts []mount.Mount) bool {
+	return slices.ContainsFunc(mounts, func(m mount.Mount) bool {
+		return strings.HasPrefix(m.Type, "fuse.") || strings.HasPrefix(m.Type, "fuse3.")
+	})
+}
+
 // tooLong reports whether mount(2), which takes one page of options, could cut
 // them.
 func tooLong(options []string) bool {

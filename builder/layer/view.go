@@ -104,7 +104,7 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 		release()
 		return nil, nil, fmt.Errorf("mount layer %s: %w", name, v.err)
 	}
-	if found && l.Lazy() && stale(v.dir) {
+	if found && (l.Lazy() || byProgram(v.mounts)) && stale(v.dir) {
 		vs.forget(v)
 		release()
 		return vs.acquire(ctx, l)

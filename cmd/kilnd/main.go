@@ -69,7 +69,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	err = d.Serve(ctx, force, env.Systemd(os.Getpid()))
+	if err = d.OwnTempMounts(ctx); err == nil {
+		err = d.Serve(ctx, force, env.Systemd(os.Getpid()))
+	}
 	return errors.Join(err, d.Close(force))
 }
 

@@ -35,8 +35,8 @@ type Config struct {
 	Root string
 	// Namespace is containerd's; "" is [DefaultNamespace].
 	Namespace string
-	// Snapshotter is "overlayfs", "native", or "auto" (or "") for the first of
-	// these that works on Root's filesystem.
+	// Snapshotter is "overlayfs", "fuse-overlayfs", "native", or "auto" (or "")
+	// for the first of these that works on Root's filesystem.
 	Snapshotter string
 	// Backend, where it isn't nil, is used as the snapshotter that Snapshotter
 	// names, in place of the built-in ones. It is closed with the store. A snapshot

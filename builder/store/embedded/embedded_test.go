@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,13 +15,14 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/storetest"
 )
 
 func TestSuite(t *testing.T) {
-	for _, snapshotter := range []string{"overlayfs", "native"} {
+	for _, snapshotter := range []string{"overlayfs", fuseOverlayFS, "native"} {
 		t.Run(snapshotter, func(t *testing.T) {
 			storetest.Suite(t, func(t *testing.T) *store.Store {
 				return openTest(t, Config{Root: t.TempDir(), Snapshotter: snapshotter})
@@ -70,6 +72,66 @@ func TestSnapshotters(t *testing.T) {
 	}
 	if _, err := Open(context.Background(), Config{Root: t.TempDir(), Backend: own}); err == nil {
 		t.Error("a snapshotter without a name is accepted")
+	}
+}
+
+// TestAuto expects the next best snapshotter where the kernel's overlayfs doesn't
+// work, as it never does on an overlay.
+func TestAuto(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged := filepath.Join(dir, "merged")
+	options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, dir, dir)
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(merged, unix.MNT_DETACH)
+	st := openTest(t, Config{Root: filepath.Join(merged, "a")})
+	if st.Snapshotter != fuseOverlayFS {
+		t.Errorf("with the program: %s", st.Snapshotter)
+	}
+	keep(t, st, "works")
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", "/nonexistent")
+	for _, named := range []string{"overlayfs", fuseOverlayFS} {
+		if _, err := Open(context.Background(), Config{Root: filepath.Join(merged, "b"), Snapshotter: named}); err == nil || !strings.Contains(err.Error(), "choose") {
+			t.Errorf("%s: %v", named, err)
+		}
+	}
+	st = openTest(t, Config{Root: filepath.Join(merged, "b")})
+	if st.Snapshotter != "native" {
+		t.Errorf("without the program: %s", st.Snapshotter)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNoSuchSnapshot: asking a snapshotter for what it hasn't, as after damage,
+// doesn't keep it from closing.
+func TestNoSuchSnapshot(t *testing.T) {
+	_, sn, err := openFUSE(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sn.Mounts(context.Background(), "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- sn.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it doesn't close")
 	}
 }
 
@@ -151,8 +213,14 @@ func TestTornDatabase(t *testing.T) {
 // TestCollectorWaits expects removals to be collected only after a while of
 // quiet, unless asked for.
 func TestCollectorWaits(t *testing.T) {
+	for _, snapshotter := range []string{"overlayfs", fuseOverlayFS} {
+		t.Run(snapshotter, func(t *testing.T) { testCollectorWaits(t, snapshotter) })
+	}
+}
+
+func testCollectorWaits(t *testing.T, snapshotter string) {
 	root := t.TempDir()
-	st := openTest(t, Config{Root: root, Snapshotter: "overlayfs"})
+	st := openTest(t, Config{Root: root, Snapshotter: snapshotter})
 	ctx := st.Context(context.Background())
 	l, err := st.Leases.Create(ctx, leases.WithRandomID())
 	if err != nil {
@@ -175,7 +243,7 @@ func TestCollectorWaits(t *testing.T) {
 	if err := st.Leases.Delete(ctx, l, leases.SynchronousDelete); err != nil {
 		t.Fatal(err)
 	}
-	dirs, err := os.ReadDir(filepath.Join(root, "snapshots-overlayfs", "snapshots"))
+	dirs, err := os.ReadDir(filepath.Join(root, "snapshots-"+snapshotter, "snapshots"))
 	if has(st, "a") || err != nil || len(dirs) > 0 {
 		t.Errorf("not collected: %v, %v", dirs, err)
 	}

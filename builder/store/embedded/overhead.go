@@ -44,8 +44,8 @@ func overhead(root string) (int64, error) {
 }
 
 // tree says whether a path is the directory in which a snapshotter of ours has
-// the files of a snapshot: snapshots-overlayfs/snapshots/ID/fs,
-// snapshots-native/snapshots/ID or private/trees/ID.
+// the files of a snapshot: snapshots-overlayfs/snapshots/ID/fs, the same of
+// fuse-overlayfs, snapshots-native/snapshots/ID or private/trees/ID.
 func tree(root, path string) bool {
 	rel, err := filepath.Rel(root, path)
 	parts := strings.Split(rel, string(filepath.Separator))
@@ -59,7 +59,7 @@ func tree(root, path string) bool {
 		return false
 	}
 	switch parts[0] {
-	case "snapshots-overlayfs":
+	case "snapshots-overlayfs", "snapshots-" + fuseOverlayFS:
 		return len(parts) == 4 && parts[3] == "fs"
 	case "snapshots-native":
 		return len(parts) == 3

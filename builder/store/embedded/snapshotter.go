@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	fuseoverlayfs "github.com/containerd/fuse-overlayfs-snapshotter/v2"
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -33,7 +35,13 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 			return openOverlay(dir("overlayfs"))
 		}
 		os.Remove(dir("overlayfs"))
-		log.G(ctx).WithError(err).Warnf("overlayfs doesn't work below %s; trees are copied in full", cfg.Root)
+		ferr := fuseoverlayfs.Supported(dir(fuseOverlayFS))
+		if ferr == nil {
+			log.G(ctx).WithError(err).Infof("overlayfs doesn't work below %s; the program fuse-overlayfs shows the trees", cfg.Root)
+			return openFUSE(dir(fuseOverlayFS))
+		}
+		os.Remove(dir(fuseOverlayFS))
+		log.G(ctx).WithError(errors.Join(err, ferr)).Warnf("neither overlayfs nor fuse-overlayfs works below %s; trees are copied in full", cfg.Root)
 		return openNative(dir("native"))
 	case "overlayfs":
 		if err := overlayutils.Supported(dir("overlayfs")); err != nil {
@@ -41,18 +49,28 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 				"(choose another filesystem for the root, or the snapshotter \"native\"): %w", cfg.Root, err)
 		}
 		return openOverlay(dir("overlayfs"))
+	case fuseOverlayFS:
+		if err := fuseoverlayfs.Supported(dir(fuseOverlayFS)); err != nil {
+			return "", nil, fmt.Errorf("embedded store: fuse-overlayfs doesn't work below %s (it takes the programs fuse-overlayfs and "+
+				"mount.fuse3, and a /dev/fuse that can be opened; or choose the snapshotter \"native\"): %w", cfg.Root, err)
+		}
+		return openFUSE(dir(fuseOverlayFS))
 	case "native":
 		return openNative(dir("native"))
 	}
-	return "", nil, fmt.Errorf("embedded store: no snapshotter %q: have overlayfs, native and auto", cfg.Snapshotter)
+	return "", nil, fmt.Errorf("embedded store: no snapshotter %q: have overlayfs, fuse-overlayfs, native and auto", cfg.Snapshotter)
 }
 
-// dropProbes removes what a process left that was killed while overlayutils tried
-// out whether overlays can be mounted.
+// dropProbes removes what a process left that was killed while it tried out
+// whether overlays can be mounted.
 func dropProbes(root string) error {
-	left, err := filepath.Glob(filepath.Join(root, "snapshots-*", "multiple-lowerdir-check*"))
-	if err != nil {
-		return err
+	var left []string
+	for _, probe := range []string{"multiple-lowerdir-check*", "fuseoverlayfs-check*"} {
+		found, err := filepath.Glob(filepath.Join(root, "snapshots-*", probe))
+		if err != nil {
+			return err
+		}
+		left = append(left, found...)
 	}
 	for _, dir := range left {
 		if err := mount.UnmountAll(filepath.Join(dir, "merged"), unix.MNT_DETACH); err != nil {
