@@ -15,8 +15,8 @@ MORE_TOOLS  := buildkitd golangci-lint benchstat
 ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
 
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
-TEST_DEBS  := $(BUILD_DEBS) busybox-static containernetworking-plugins curl e2fsprogs iproute2 iptables \
-	openssh-client procps util-linux qemu-user-static uidmap
+TEST_DEBS  := $(BUILD_DEBS) busybox-static containernetworking-plugins curl e2fsprogs fuse-overlayfs fuse3 \
+	iproute2 iptables openssh-client procps util-linux qemu-user-static uidmap
 CONFORMANCE_DEBS := $(TEST_DEBS) bzip2 dnsmasq-base gpg gpg-agent \
 	golang-github-containernetworking-plugin-dnsname make openssl patch xz-utils
 

@@ -34,9 +34,14 @@ func ordinaryUser(b *bed) *user.User {
 // the machine. Nothing is left of them.
 func TestRootless(t *testing.T) {
 	t.Parallel()
-	b := &bed{T: t}
+	for snapshotter, want := range map[string]string{"auto": "overlayfs", "fuse-overlayfs": "fuse-overlayfs"} {
+		t.Run(snapshotter, func(t *testing.T) { rootless(&bed{T: t}, snapshotter, want) })
+	}
+}
+
+func rootless(b *bed, snapshotter, want string) {
 	u := ordinaryUser(b)
-	programs, files := testbed.Dir(t), testbed.Dir(t)
+	programs, files := testbed.Dir(b), testbed.Dir(b)
 	for _, dir := range []string{programs, files} {
 		b.must(os.Chmod(dir, 0o755))
 	}
@@ -72,36 +77,44 @@ RUN ! busybox mknod /disk b 8 0 && ! busybox touch /proc/sys/kernel/panic
 	b.run(as("mkdir", "-m", "700", run))
 
 	address := filepath.Join(run, "kiln", "kilnd.sock")
-	d := &testbed.Daemon{Program: "setpriv", Dir: testbed.Dir(t), Addr: "unix://" + address}
-	d.Args = as("rootlesskit", "--net=host", "kilnd", "--backend", "embedded").Args[1:]
-	d.Start(t)
+	d := &testbed.Daemon{Program: "unshare", Dir: testbed.Dir(b), Addr: "unix://" + address}
+	d.Args = as("rootlesskit", "--net=host", "kilnd", "--backend", "embedded", "--snapshotter", snapshotter).Args
+	// All may open /dev/fuse, as on most machines.
+	fuse := filepath.Join(programs, "fuse")
+	b.must(syscall.Mknod(fuse, syscall.S_IFCHR, 10<<8|229))
+	b.must(os.Chmod(fuse, 0o666))
+	d.Args = append([]string{"--mount", "sh", "-c", `mount --bind "$0" /dev/fuse && exec "$@"`, fuse}, d.Args...)
+	d.Start(b.T)
 	client := func(args ...string) *exec.Cmd { return as(append([]string{"buildctl", "--addr", d.Addr}, args...)...) }
 	out := b.run(client("build", "--progress=plain", "--frontend=dockerfile.v0", "--local=context="+files, "--local=dockerfile="+files,
 		"--secret=id=s,env=S", "--output=type=oci,dest="+filepath.Join(u.HomeDir, "image.tar")))
 	for _, want := range []string{"0\n", " " + u.Uid + " ", "33:44", "secret"} {
 		if !strings.Contains(out.stderr, want) {
-			t.Errorf("no %q in\n%s", want, out.stderr)
+			b.Errorf("no %q in\n%s", want, out.stderr)
 		}
 	}
 	info, err := os.Stat(filepath.Join(u.HomeDir, "image.tar"))
 	b.must(err)
 	if uid := info.Sys().(*syscall.Stat_t).Uid; strconv.Itoa(int(uid)) != u.Uid {
-		t.Errorf("the image is user %d's", uid)
+		b.Errorf("the image is user %d's", uid)
 	}
-	if got := b.run(client("debug", "workers", "-v")).stdout; !strings.Contains(got, "overlayfs") {
-		t.Errorf("workers:\n%s", got)
+	if got := b.run(client("debug", "workers", "-v")).stdout; !strings.Contains(got, "\t"+want+"\n") {
+		b.Errorf("workers:\n%s", got)
 	}
 	other := client("build", "--progress=plain", "--frontend=dockerfile.v0", "--local=context="+files, "--local=dockerfile="+files,
 		"--opt=filename=foreign.dockerfile", "--opt=platform=linux/arm64")
 	if got := b.run(other).stderr; !strings.Contains(got, "this is arm64") {
-		t.Errorf("an emulated step:\n%s", got)
+		b.Errorf("an emulated step:\n%s", got)
 	}
 	if got := try(client("build", "--frontend=dockerfile.v0", "--allow=security.insecure", "--local=context="+files, "--local=dockerfile="+files)); got.err == nil {
-		t.Error("an entitlement was granted that isn't configured")
+		b.Error("an entitlement was granted that isn't configured")
 	}
 	b.must(d.Stop())
-	left, err := exec.Command("pgrep", "--uid", u.Uid, "--list-full").Output()
-	if err == nil {
-		t.Errorf("processes are left:\n%s", left)
-	}
+	b.must(testbed.Eventually(endOfBuild, func() error {
+		left, err := exec.Command("pgrep", "--uid", u.Uid, "--list-full").Output()
+		if err != nil { // none
+			return nil
+		}
+		return fmt.Errorf("processes are left:\n%s", left)
+	}))
 }
