@@ -111,10 +111,10 @@ RUN ! busybox mknod /disk b 8 0 && ! busybox touch /proc/sys/kernel/panic
 	}
 	b.must(d.Stop())
 	b.must(testbed.Eventually(endOfBuild, func() error {
-		left, err := exec.Command("pgrep", "--uid", u.Uid, "--list-full").Output()
-		if err != nil { // none
-			return nil
+		left, _ := exec.Command("pgrep", "--uid", u.Uid, "--list-full").Output() // fails if there are none
+		if len(left) > 0 {
+			return fmt.Errorf("processes are left:\n%s", left)
 		}
-		return fmt.Errorf("processes are left:\n%s", left)
+		return nil
 	}))
 }

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kiln-build/kiln/builder/event"
 )
@@ -47,6 +49,7 @@ func TestProgramKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for !stale(dir) { // it is about to end
+		time.Sleep(time.Millisecond)
 	}
 	again, release, err := s.Mount(ctx, l)
 	if err != nil {
@@ -67,7 +70,7 @@ func program(t *testing.T, dir string) int {
 	}
 	for _, path := range found {
 		line, _ := os.ReadFile(path) // it may have ended
-		if args := strings.Split(string(line), "\x00"); strings.HasSuffix(args[0], "fuse-overlayfs") && strings.Contains(string(line), dir+"\x00") {
+		if args := strings.Split(string(line), "\x00"); strings.HasSuffix(args[0], "fuse-overlayfs") && slices.Contains(args, dir) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			if err != nil {
 				t.Fatal(err)

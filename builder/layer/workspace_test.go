@@ -4,9 +4,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestCommitAndMount(t *testing.T) {
@@ -170,5 +172,46 @@ func TestPersistent(t *testing.T) {
 	}
 	if err := s.RemoveWorkspace(ctx, "../go cache"); !errdefs.IsNotFound(err) {
 		t.Errorf("remove twice: %v", err)
+	}
+}
+
+// TestMapped expects what was written through a mapping of a file to be in the
+// layer, though the tree is unmounted at once.
+func TestMapped(t *testing.T) {
+	const size = 16 << 20
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			ctx, s := openOn(t, backend)
+			base := build(t, ctx, s, nil, func(dir string) { write(t, dir+"/a", "1") })
+			top := build(t, ctx, s, base, func(dir string) {
+				f, err := os.Create(dir + "/mapped")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Truncate(size); err != nil {
+					t.Fatal(err)
+				}
+				data, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.Close()
+				for i := range data {
+					data[i] = 0xab
+				}
+				if err := unix.Munmap(data); err != nil {
+					t.Fatal(err)
+				}
+			})
+			dir, release, err := s.Mount(ctx, top)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			if n := strings.Count(read(t, dir+"/mapped"), "\xab"); n != size {
+				t.Errorf("%d of %d bytes were written", n, size)
+			}
+		})
 	}
 }

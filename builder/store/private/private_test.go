@@ -55,7 +55,7 @@ func openStore(t *testing.T, root, snapshotter string) *store.Store {
 
 // TestSuite: what is private behaves as what is containerd's.
 func TestSuite(t *testing.T) {
-	for _, snapshotter := range []string{"overlayfs", "native"} {
+	for _, snapshotter := range []string{"overlayfs", "fuse-overlayfs", "native"} {
 		t.Run(snapshotter, func(t *testing.T) {
 			storetest.Suite(t, func(t *testing.T) *store.Store { return openStore(t, t.TempDir(), snapshotter) })
 		})
