@@ -115,12 +115,11 @@ func (e *explainer) text(ctx context.Context) string {
 	if len(e.ran) == 0 && !e.asked {
 		return ""
 	}
-	before, err := e.records.All()
+	before, err := e.records.Before(e.began)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("why steps ran can't be explained")
 		return ""
 	}
-	before = slices.DeleteFunc(before, func(r cache.Record) bool { return !r.Created.Before(e.began) })
 	dt, err := json.Marshal(e.explain(ctx, before))
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("why steps ran can't be explained")

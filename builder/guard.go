@@ -13,7 +13,7 @@ import (
 // The guard looks at the disk this often while something is written, at how much of
 // it is free, which costs next to nothing. Measuring what the builder has is dear:
 // it is done when the free space says that it may be too much, or after
-// measureEvery.
+// measureEvery, and not at all while everything on the disk together isn't.
 const (
 	lookEvery    = 20 * time.Millisecond
 	measureEvery = 15 * time.Second
@@ -28,6 +28,7 @@ const waitForRoom = time.Minute
 type guard struct {
 	ceiling Ceiling
 	disk    func() cache.Disk
+	atMost  func() int64                                           // what the builder can have, as far as the disk tells
 	measure func(context.Context) (int64, error)                   // what the builder has
 	written func(ctx context.Context, lease string) (int64, error) // what a step has
 	relieve func(ctx context.Context, c Ceiling) error             // removes what nobody uses
@@ -53,7 +54,7 @@ type guarded struct {
 
 func newGuard(b *Builder, c Ceiling) *guard {
 	return &guard{
-		ceiling: c, disk: b.disk, measure: b.used, written: b.written, relieve: b.relieve, older: b.older,
+		ceiling: c, disk: b.disk, atMost: b.atMost, measure: b.used, written: b.written, relieve: b.relieve, older: b.older,
 		steps: map[*guarded]struct{}{}, ended: make(chan struct{}),
 	}
 }
@@ -236,10 +237,13 @@ func (g *guard) full(ctx context.Context, c Ceiling, maxAge time.Duration) (*Cei
 	return g.look(ctx, c)
 }
 
-// plausible says whether a ceiling holds if all that was written to the disk
-// since the last measurement is the builder's.
+// plausible says whether a ceiling holds if all that is on the disk is the
+// builder's, or all that was written to it since the last measurement.
 func (g *guard) plausible(c Ceiling, maxAge time.Duration) bool {
 	free := g.disk().Free
+	if c.holds(g.atMost(), free) {
+		return true
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return time.Since(g.looked) <= maxAge && c.holds(g.used+max(0, g.free-free), free)

@@ -17,6 +17,7 @@ import (
 type pool struct {
 	steps, removable, relieved atomic.Int64
 	others                     int // older builds that run
+	measured                   atomic.Int64
 }
 
 func (p *pool) used() int64 { return p.steps.Load() + p.removable.Load() }
@@ -25,7 +26,8 @@ func (p *pool) guard(c Ceiling) *guard {
 	return &guard{
 		ceiling: c,
 		disk:    func() cache.Disk { return cache.Disk{Total: 1000, Free: 1000 - p.used()} },
-		measure: func(context.Context) (int64, error) { return p.used(), nil },
+		atMost:  func() int64 { return 500 + p.used() }, // others use the rest
+		measure: func(context.Context) (int64, error) { p.measured.Add(1); return p.used(), nil },
 		written: func(_ context.Context, lease string) (int64, error) { return p.steps.Load(), nil },
 		relieve: func(context.Context, Ceiling) error {
 			p.relieved.Add(1)
@@ -91,6 +93,32 @@ func TestGuardRemovesInTime(t *testing.T) {
 		}
 		leave()
 		time.Sleep(2 * lookEvery)
+	})
+}
+
+// TestGuardMeasuresNothingInVain: while all that is used of the disk would be allowed
+// nothing is measured, and what is written beyond that is found.
+func TestGuardMeasuresNothingInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pool{}
+		g := p.guard(Ceiling{MaxUsed: 600, MinFree: 10})
+		ctx, leave, err := g.enter(t.Context(), "writes", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.steps.Store(60)
+		time.Sleep(2 * measureEvery)
+		if n := p.measured.Load(); n > 0 {
+			t.Errorf("measured %d times", n)
+		}
+		p.steps.Store(610)
+		time.Sleep(2 * lookEvery)
+		var full *CeilingError
+		if !errors.As(context.Cause(ctx), &full) {
+			t.Errorf("the step's context has ended with %v", context.Cause(ctx))
+		}
+		leave()
+		time.Sleep(2 * lookEvery) // the watcher ends
 	})
 }
 

@@ -168,7 +168,7 @@ func (r *records) discard(ctx context.Context, rec cache.Record) error {
 // no lease. It is called before anything runs.
 func (r *records) reconcile(ctx context.Context) error {
 	ctx = r.store.Context(ctx)
-	all, err := r.All()
+	all, err := r.Brief()
 	if err != nil {
 		return err
 	}

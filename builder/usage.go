@@ -155,6 +155,9 @@ func (b *Builder) Prune(ctx context.Context, p cache.PruneRequest, removed func(
 
 // Collect does what the configured policies say.
 func (b *Builder) Collect(ctx context.Context) error {
+	if err := b.records.Flush(); err != nil {
+		return err
+	}
 	idle, err := b.idle(ctx)
 	if err != nil {
 		return err
@@ -193,14 +196,16 @@ func (b *Builder) idle(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// atMost is how many bytes the records can take together: as many as are used on
-// their disk. Where that isn't known it is without bound.
+// atMost is how many bytes the builder can have on disk: as many as are used there.
+// Where it may be on several disks, as with another's containerd, that is no bound.
 func (b *Builder) atMost() int64 {
-	var st unix.Statfs_t
-	if b.cfg.Store.Root == "" || unix.Statfs(b.cfg.Store.Root, &st) != nil {
+	var own, store unix.Stat_t
+	var disk unix.Statfs_t
+	root := b.cfg.Store.Root
+	if root == "" || unix.Stat(b.cfg.Root, &own) != nil || unix.Stat(root, &store) != nil || own.Dev != store.Dev || unix.Statfs(root, &disk) != nil {
 		return math.MaxInt64
 	}
-	return int64(st.Blocks-st.Bfree) * st.Bsize
+	return int64(disk.Blocks-disk.Bfree) * disk.Bsize
 }
 
 // prune applies policies in order. Each counts what the ones before have left.

@@ -82,7 +82,7 @@ func TestTable(t *testing.T) {
 	if _, err := tab.Get("a"); !errdefs.IsNotFound(err) {
 		t.Errorf("a removed record: %v", err)
 	}
-	all, err := tab.All()
+	all, err := tab.Brief()
 	if err != nil || len(all) != 1 || all[0].ID != "ab" {
 		t.Errorf("got %v, %v", all, err)
 	}

@@ -81,7 +81,7 @@ func openDB(path string) (*bolt.DB, error) {
 
 // Close writes what is pending and closes the database.
 func (t *Table) Close() error {
-	err := t.flush()
+	err := t.Flush()
 	if err := errors.Join(err, t.db.Sync(), t.db.Close()); err != nil {
 		return err
 	}
@@ -200,31 +200,39 @@ func remove(tx *bolt.Tx, id ID) error {
 	return tx.Bucket(bucketRecords).Delete([]byte(id))
 }
 
-// All returns all records, in the order of their IDs.
-func (t *Table) All() ([]Record, error) {
+// Before returns the records that were made before then, in the order of their IDs.
+func (t *Table) Before(then time.Time) ([]Record, error) {
 	var all []Record
-	err := t.each(func(dt []byte) (*Record, error) {
-		var r Record
-		err := json.Unmarshal(dt, &r)
-		all = append(all, r)
-		return &all[len(all)-1], err
+	err := t.each(func(dt []byte, u use) error {
+		var r struct {
+			Created time.Time `json:"created"`
+		}
+		if err := json.Unmarshal(dt, &r); err != nil || !r.Created.Before(then) {
+			return err
+		}
+		all = append(all, Record{})
+		last := &all[len(all)-1]
+		err := json.Unmarshal(dt, last)
+		u.addTo(last)
+		return err
 	})
 	return all, err
 }
 
-// Brief returns all records as All does, but without what their keys were made of,
-// which is most of them.
+// Brief returns all records, in the order of their IDs, but without what their keys
+// were made of, which is most of them.
 func (t *Table) Brief() ([]Record, error) {
 	var all []Record
-	err := t.each(func(dt []byte) (*Record, error) {
+	err := t.each(func(dt []byte, u use) error {
 		var r struct {
 			Record
 			Parts  skipped `json:"parts"`
 			Inputs skipped `json:"inputs"`
 		}
 		err := json.Unmarshal(dt, &r)
+		u.addTo(&r.Record)
 		all = append(all, r.Record)
-		return &all[len(all)-1], err
+		return err
 	})
 	return all, err
 }
@@ -234,19 +242,16 @@ type skipped struct{}
 
 func (*skipped) UnmarshalJSON([]byte) error { return nil }
 
-// each calls f for every record's JSON, and adds to the record that it returns how
-// that was of use.
-func (t *Table) each(f func(dt []byte) (*Record, error)) error {
-	if err := t.flush(); err != nil {
+// each calls f for every record, as JSON and how it was of use.
+func (t *Table) each(f func(dt []byte, u use) error) error {
+	if err := t.Flush(); err != nil {
 		return err
 	}
 	return t.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketRecords).ForEach(func(id, dt []byte) error {
-			r, err := f(dt)
-			if err != nil {
+			if err := f(dt, readUse(tx, ID(id))); err != nil {
 				return fmt.Errorf("record %s: %w", id, err)
 			}
-			readUse(tx, ID(id)).addTo(r)
 			return nil
 		})
 	})

@@ -34,8 +34,8 @@ func (t *Table) InUse(id ID) bool {
 	return t.inUse[id] > 0
 }
 
-// flush writes the uses that were only counted so far.
-func (t *Table) flush() error {
+// Flush writes the uses that were only counted so far, as lists of records do first.
+func (t *Table) Flush() error {
 	t.mu.Lock()
 	used := t.used
 	t.used = map[ID]use{}

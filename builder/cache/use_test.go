@@ -34,7 +34,7 @@ func TestUses(t *testing.T) {
 	}
 	check := func(uses map[ID]int) {
 		t.Helper()
-		all, err := tab.All()
+		all, err := tab.Before(time.Now())
 		brief, berr := tab.Brief()
 		if err != nil || berr != nil || len(all) != len(uses) || len(brief) != len(uses) {
 			t.Fatalf("%v, %v; %v, %v", all, err, brief, berr)
@@ -44,7 +44,7 @@ func TestUses(t *testing.T) {
 				t.Errorf("%s: %d uses, the last %v; want %d", r.ID, r.Uses, r.LastUsed, uses[r.ID])
 			}
 			if got, err := tab.Get(r.ID); err != nil || !reflect.DeepEqual(got, r) {
-				t.Errorf("Get gives %+v, %v, All %+v", got, err, r)
+				t.Errorf("Get gives %+v, %v, Before %+v", got, err, r)
 			}
 			r.Parts, r.Inputs = nil, nil
 			if !reflect.DeepEqual(brief[i], r) {
@@ -53,6 +53,9 @@ func TestUses(t *testing.T) {
 		}
 	}
 	check(map[ID]int{"a": 0, "old": 5})
+	if none, err := tab.Before(made.Created); err != nil || len(none) > 0 {
+		t.Errorf("%+v, %v were made before the first", none, err)
+	}
 	tab.Acquire("a")
 	tab.Acquire("a")
 	tab.Acquire("old")
