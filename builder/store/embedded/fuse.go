@@ -2,7 +2,11 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -40,4 +44,45 @@ func (sn fuseSnapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount
 		return nil, err
 	}
 	return sn.Snapshotter.Mounts(ctx, key)
+}
+
+// fuseWorks tells why fuse-overlayfs is not to be chosen for trees below dir.
+func fuseWorks(dir string) error {
+	if err := fuseoverlayfs.Supported(dir); err != nil {
+		return err
+	}
+	return truthful(dir)
+}
+
+// truthful fails where the program brings back what was in a directory, once that
+// is removed, made anew and renamed: version 1.10 does, and images would be wrong.
+func truthful(dir string) (err error) {
+	at, err := os.MkdirTemp(dir, "fuseoverlayfs-check")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(at)) }()
+	path := func(elements ...string) string { return filepath.Join(append([]string{at}, elements...)...) }
+	for _, name := range []string{path("lower", "d", "old"), path("upper"), path("work"), path("merged")} {
+		if err := os.MkdirAll(name, 0o700); err != nil {
+			return err
+		}
+	}
+	m := mount.Mount{Type: "fuse3.fuse-overlayfs", Source: "overlay", Options: []string{
+		"lowerdir=" + path("lower"), "upperdir=" + path("upper"), "workdir=" + path("work"),
+	}}
+	if err := m.Mount(path("merged")); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mount.UnmountAll(path("merged"), 0)) }()
+	d, e := path("merged", "d"), path("merged", "e")
+	if err := errors.Join(os.RemoveAll(d), os.Mkdir(d, 0o700), os.Rename(d, e)); err != nil {
+		return err
+	}
+	for _, name := range []string{filepath.Join(e, "old"), d} {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			return errors.New("this version of fuse-overlayfs brings back what was removed: install a newer one")
+		}
+	}
+	return nil
 }

@@ -35,7 +35,7 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 			return openOverlay(dir("overlayfs"))
 		}
 		os.Remove(dir("overlayfs"))
-		ferr := fuseoverlayfs.Supported(dir(fuseOverlayFS))
+		ferr := fuseWorks(dir(fuseOverlayFS))
 		if ferr == nil {
 			log.G(ctx).WithError(err).Infof("overlayfs doesn't work below %s; the program fuse-overlayfs shows the trees", cfg.Root)
 			return openFUSE(dir(fuseOverlayFS))
@@ -53,6 +53,9 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 		if err := fuseoverlayfs.Supported(dir(fuseOverlayFS)); err != nil {
 			return "", nil, fmt.Errorf("embedded store: fuse-overlayfs doesn't work below %s (it takes the programs fuse-overlayfs and "+
 				"mount.fuse3, and a /dev/fuse that can be opened; or choose the snapshotter \"native\"): %w", cfg.Root, err)
+		}
+		if err := truthful(dir(fuseOverlayFS)); err != nil {
+			log.G(ctx).WithError(err).Warn("trees may become wrong; the snapshotter \"native\" makes right ones")
 		}
 		return openFUSE(dir(fuseOverlayFS))
 	case "native":
