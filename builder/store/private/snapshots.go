@@ -208,10 +208,9 @@ func (sn snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		return snapshots.Usage{Size: t.Size, Inodes: t.Inodes}, nil
 	}
 	u, err := fs.DiskUsage(ctx, s.dir(&t))
-	if errors.Is(err, os.ErrNotExist) { // it was settled, or is now
-		if err := s.settle(ctx, key); err != nil {
-			return snapshots.Usage{}, err
-		}
+	if errors.Is(err, os.ErrNotExist) { // it was settled, or is just now
+		s.handing.Lock()
+		defer s.handing.Unlock()
 		return sn.Snapshotter.Usage(ctx, key)
 	}
 	if err == nil {
