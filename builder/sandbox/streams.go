@@ -183,9 +183,15 @@ func (s *streams) started() {
 // than ctx.
 func (s *streams) close(ctx context.Context) {
 	s.started()
+	awaitGrace(ctx, s.pending.Wait)
+	s.closeOurs()
+}
+
+// awaitGrace returns when wait does, or writeGrace after the end of ctx.
+func awaitGrace(ctx context.Context, wait func()) {
 	done := make(chan struct{})
 	go func() {
-		s.pending.Wait()
+		wait()
 		close(done)
 	}()
 	select {
@@ -196,7 +202,6 @@ func (s *streams) close(ctx context.Context) {
 		case <-time.After(writeGrace):
 		}
 	}
-	s.closeOurs()
 }
 
 func (s *streams) closeOurs() {

@@ -223,10 +223,11 @@ func (t *tasks) start(ctx context.Context, f following) error {
 func (t *tasks) signal(ctx context.Context, p client.Process, sig syscall.Signal) {
 	ctx, cancel := t.aside(ctx)
 	defer cancel()
-	if _, first := p.(client.Task); !first && sig == unix.SIGKILL && strings.HasPrefix(t.shim.Runtime, "io.containerd.runc.") {
+	_, first := p.(client.Task)
+	if pid := int(p.Pid()); !first && pid > 1 && sig == unix.SIGKILL && strings.HasPrefix(t.shim.Runtime, "io.containerd.runc.") {
 		// What the process has started is not in a namespace of its own; here the
 		// ids are those of the host.
-		unix.Kill(-int(p.Pid()), sig) //nolint:errcheck // see below
+		unix.Kill(-pid, sig) //nolint:errcheck // see below
 	}
 	p.Kill(ctx, sig) //nolint:errcheck // it may have just ended
 }
@@ -364,19 +365,7 @@ func (s *taskStreams) close(ctx context.Context, p client.Process) {
 	if streams == nil {
 		return
 	}
-	done := make(chan struct{})
-	go func() {
-		streams.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		select {
-		case <-done:
-		case <-time.After(writeGrace):
-		}
-	}
+	awaitGrace(ctx, streams.Wait)
 	streams.Cancel()
 	streams.Close() //nolint:errcheck // nothing is lost: the other end is gone
 }

@@ -1,12 +1,16 @@
 package config
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pelletier/go-toml/v2"
 )
 
 // environment is made of NAME=VALUE.
@@ -120,19 +124,23 @@ func TestExampleHasAllDefaults(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example means\n     %+v\nnot  %+v", got, want)
 	}
-	// Also what is commented out must be understood.
+	all := mustParse(t, uncommented(string(example)), environment(), "kilnd").Config
+	r := all.Registries["registry.example.com:5000"]
+	if r.HTTP == nil || !*r.HTTP || len(r.KeyPairs) != 1 || len(all.GC.Policies) != 1 || all.Labels["com.example.rack"] != "7" {
+		t.Errorf("what is commented out means %+v", all)
+	}
+}
+
+// uncommented has the keys that are commented out, too.
+func uncommented(example string) string {
 	var keys []string
-	for _, line := range strings.Split(string(example), "\n") {
+	for line := range strings.Lines(example) {
 		key := strings.TrimSpace(strings.TrimPrefix(line, "#"))
 		if strings.HasPrefix(key, "[") || strings.Contains(key, " = ") {
 			keys = append(keys, key)
 		}
 	}
-	all := mustParse(t, strings.Join(keys, "\n"), environment(), "kilnd").Config
-	r := all.Registries["registry.example.com:5000"]
-	if r.HTTP == nil || !*r.HTTP || len(r.KeyPairs) != 1 || len(all.GC.Policies) != 1 || all.Labels["com.example.rack"] != "7" {
-		t.Errorf("what is commented out means %+v", all)
-	}
+	return strings.Join(keys, "\n")
 }
 
 func TestEveryKeyIsExplained(t *testing.T) {
@@ -141,22 +149,51 @@ func TestEveryKeyIsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var visit func(typ reflect.Type)
-	visit = func(typ reflect.Type) {
-		switch typ.Kind() {
-		case reflect.Slice, reflect.Map, reflect.Pointer:
-			visit(typ.Elem())
-		case reflect.Struct:
-			for i := range typ.NumField() {
-				key := typ.Field(i).Tag.Get("toml")
-				if key != "" && !strings.Contains(string(example), key+" = ") && !strings.Contains(string(example), key+"]") && !strings.Contains(string(example), "["+key+".") {
-					t.Errorf("key %s is not in config.toml.example", key)
-				}
-				visit(typ.Field(i).Type)
+	var all map[string]any
+	if err := toml.Unmarshal([]byte(uncommented(string(example))), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range absent("", reflect.TypeFor[Config](), []any{all}) {
+		t.Errorf("key %s is not in config.toml.example", key)
+	}
+}
+
+// absent are the keys of a type that none of the values has. values are what the
+// example has at prefix.
+func absent(prefix string, typ reflect.Type, values []any) (keys []string) {
+	switch typ.Kind() {
+	case reflect.Pointer:
+		return absent(prefix, typ.Elem(), values)
+	case reflect.Slice, reflect.Map:
+		var elements []any
+		for _, v := range values {
+			switch v := v.(type) {
+			case []any:
+				elements = append(elements, v...)
+			case map[string]any:
+				elements = slices.AppendSeq(elements, maps.Values(v))
 			}
 		}
+		return absent(prefix, typ.Elem(), elements)
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			name := typ.Field(i).Tag.Get("toml")
+			if name == "" {
+				continue
+			}
+			var found []any
+			for _, v := range values {
+				if table, ok := v.(map[string]any); ok && table[name] != nil {
+					found = append(found, table[name])
+				}
+			}
+			if len(found) == 0 {
+				keys = append(keys, prefix+name)
+			}
+			keys = append(keys, absent(prefix+name+".", typ.Field(i).Type, found)...)
+		}
 	}
-	visit(reflect.TypeFor[Config]())
+	return keys
 }
 
 func TestErrors(t *testing.T) {
