@@ -57,7 +57,7 @@ var mountFlags = []struct {
 func lockedFlags(source string) []string {
 	var st unix.Statfs_t
 	if err := unix.Statfs(source, &st); err != nil {
-		return nil // the runtime says what is wrong with source
+		return nil // the engine says what is wrong with source
 	}
 	var names []string
 	for _, f := range mountFlags {

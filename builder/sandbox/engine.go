@@ -89,8 +89,8 @@ func (l *Local) engineFor(s *specs.Spec) (engine, error) {
 	return nil, fmt.Errorf("%w, and there is none: install runc", why)
 }
 
-// Close ends all processes and gives up what l has open. No method may be called
-// afterwards.
+// Close gives up what l has open. Processes that still run may end with it. No method
+// may be called afterwards.
 func (l *Local) Close() error {
 	var errs []error
 	for _, e := range l.engines {

@@ -27,12 +27,12 @@ func (e *ExitError) Error() string {
 
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// StartError says that the runtime could not start a process: there is no such
+// StartError says that the engine could not start a process: there is no such
 // command, or the file tree or the host do not allow what the Spec asks for.
 type StartError struct {
 	// Command is the first of the process' Args.
 	Command string
-	// Reason is the runtime's.
+	// Reason is the engine's.
 	Reason string
 }
 

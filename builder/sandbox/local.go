@@ -167,7 +167,7 @@ func (l *Local) explainOOM(r *run, err error) error {
 	return err
 }
 
-// cleanupTimeout bounds one call of the runtime that removes something.
+// cleanupTimeout bounds one call of an engine that removes something.
 const cleanupTimeout = 20 * time.Second
 
 // undoer collects what has to be undone, in reverse order.

@@ -127,7 +127,7 @@ func makeMountPoints(t *tree, r *run, also []Mount, undo *undoer) error {
 }
 
 // makeCwd makes the working directory, if the tree is where it belongs: below a
-// mount, or on a read-only root, it is the runtime's to make or to miss.
+// mount, or on a read-only root, it is the engine's to make or to miss.
 func makeCwd(t *tree, s *stubs, r *run) error {
 	cwd, err := t.resolve(r.Cwd)
 	if err != nil {

@@ -17,12 +17,13 @@ import (
 // writeGrace is how long a writer may still block after a run was cancelled.
 const writeGrace = time.Second
 
-// streams connect a process of the runtime to an IO: through pipes, or through a
-// terminal that the runtime connects with the one in the sandbox.
+// streams connect a child of ours, a runtime or what becomes the process itself, to an
+// IO: through pipes, or through a terminal that a runtime connects with the one in the
+// sandbox.
 type streams struct {
-	stdin, stdout, stderr *os.File // the runtime's ends; nil is /dev/null
+	stdin, stdout, stderr *os.File // the child's ends; nil is /dev/null
 
-	theirs  []io.Closer // to close when the runtime has them
+	theirs  []io.Closer // to close when the child has them
 	ours    []io.Closer // to close at the end
 	source  io.Reader   // the caller's Stdin
 	term    console.Console
@@ -76,7 +77,7 @@ func (s *streams) openPipes(io IO) error {
 	return err
 }
 
-// own notes the runtime's end and ours of a connection.
+// own notes the child's end and ours of a connection.
 func (s *streams) own(theirs, ours io.Closer) {
 	s.theirs = append(s.theirs, theirs)
 	s.ours = append(s.ours, ours)
@@ -151,11 +152,11 @@ func (s *streams) connect(term console.Console, dst io.Writer) {
 	s.copyTerminal(dst)
 }
 
-// discard reads what a blocked writer keeps the runtime from writing, and so from
+// discard reads what a blocked writer keeps the child from writing, and so from
 // ending.
 func (s *streams) discard() {
 	for _, r := range s.outputs {
-		go io.Copy(io.Discard, r) //nolint:errcheck // ends with the runtime
+		go io.Copy(io.Discard, r) //nolint:errcheck // ends with the child
 	}
 }
 
@@ -171,7 +172,7 @@ func (s *streams) resize(size WinSize, runtime *os.Process) {
 	}
 }
 
-// started is called when the runtime has its ends of the streams.
+// started is called when the child has its ends of the streams.
 func (s *streams) started() {
 	for _, c := range s.theirs {
 		c.Close()

@@ -54,7 +54,7 @@ func newStubs(t *tree) *stubs { return &stubs{tree: t, dirs: map[string]*parentD
 
 // add makes the mount point at target if the tree has none there: a directory, or
 // an empty file for a mount of something that is no directory. Mount points below
-// an earlier mount are left to the runtime.
+// an earlier mount are left to the engine.
 func (s *stubs) add(m Mount, parents stubParents) error {
 	resolved, err := s.tree.resolve(m.Target)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *stubs) add(m Mount, parents stubParents) error {
 		}
 		if err := s.make(p, kind, keep); err != nil {
 			if errors.Is(err, syscall.EROFS) {
-				return nil // the runtime says that the mount point is missing
+				return nil // the engine says that the mount point is missing
 			}
 			return fmt.Errorf("make mount point %s: %w", m.Target, cause(err))
 		}

@@ -171,15 +171,17 @@ type following struct {
 
 // follow starts a process and returns when it has ended.
 func (t *tasks) follow(ctx context.Context, f following) error {
+	if ctx.Err() != nil {
+		f.streams.end()
+		f.streams.drop(f.process)
+		return fmt.Errorf("run %q: killed: %w", f.name, context.Cause(ctx))
+	}
 	// It must be known how it ends although ctx ends first.
 	background := t.background(ctx)
 	defer f.streams.close(ctx, f.process)
 	ended, err := f.process.Wait(background)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("run %q: killed: %w", f.name, context.Cause(ctx))
 	}
 	if err := t.start(ctx, f); err != nil {
 		return err
@@ -360,12 +362,17 @@ func (s *taskStreams) end() {
 // close waits until what the process wrote has been passed on, or a little longer
 // than ctx.
 func (s *taskStreams) close(ctx context.Context, p client.Process) {
-	s.end()
-	streams := p.IO()
-	if streams == nil {
-		return
+	s.end() // or the process may wait for more
+	if streams := p.IO(); streams != nil {
+		awaitGrace(ctx, streams.Wait)
 	}
-	awaitGrace(ctx, streams.Wait)
-	streams.Cancel()
-	streams.Close() //nolint:errcheck // nothing is lost: the other end is gone
+	s.drop(p)
+}
+
+// drop ends the streams of a process that has ended, or never began.
+func (s *taskStreams) drop(p client.Process) {
+	if streams := p.IO(); streams != nil {
+		streams.Cancel()
+		streams.Close() //nolint:errcheck // nothing is lost: the other end is gone
+	}
 }
