@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +33,6 @@ var packages = []room{
 	{row: 3, name: "builder/source"},
 	{row: 3, name: "builder/op"},
 	{row: 3, name: "builder/export"},
-	{row: 3, name: "builder/attest"},
 	{row: 4, name: "builder/frontend"},
 	{row: 5, name: "builder"},
 	{row: 5, name: "snapshotter", never: []string{module + "/builder"}},
@@ -43,8 +43,7 @@ var packages = []room{
 	{row: 7, name: "cmd/kiln"},
 	{row: 8, name: "integration", never: []string{module + "/"}},
 	{row: 8, name: "contrib", never: []string{module + "/"}},
-	{row: 8, name: "zz_deps", also: []string{"client"}}, // keeps module requirements
-	{row: 8, name: ""},                                  // this test
+	{row: 8, name: ""}, // this test
 }
 
 // buildkit lists what may be imported of github.com/moby/buildkit: the wire's
@@ -129,6 +128,39 @@ func matches(name, pattern string) bool {
 // within says whether a slash-separated path is dir or lies below it.
 func within(name, dir string) bool {
 	return dir == "" || name == dir || strings.HasPrefix(name, dir+"/")
+}
+
+// TestDesign compares the table with that of docs/design.md.
+func TestDesign(t *testing.T) {
+	text, err := os.ReadFile("docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, line := range regexp.MustCompile(`(?m)^\| (\d|–) \| ([^|]+) \|`).FindAllStringSubmatch(string(text), -1) {
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(line[2], -1) {
+			documented[name[1]] = line[1]
+		}
+	}
+	for _, r := range packages {
+		if r.name == "" {
+			continue
+		}
+		want := strconv.Itoa(r.row)
+		if r.row == 8 {
+			want = "–"
+		}
+		if got := documented[r.name]; got != want {
+			t.Errorf("docs/design.md has %s in row %q, arch_test.go in %s", r.name, got, want)
+		}
+		if _, err := os.Stat(r.name); err != nil {
+			t.Errorf("arch_test.go has a row for what isn't there: %v", err)
+		}
+		delete(documented, r.name)
+	}
+	for name := range documented {
+		t.Errorf("arch_test.go has no row for %s", name)
+	}
 }
 
 func TestLaw(t *testing.T) {
