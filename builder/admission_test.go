@@ -63,10 +63,11 @@ func (s *sleeper) Run(context.Context, schedule.Job, []schedule.Result) ([]sched
 	return nil, nil
 }
 
-// runAll runs n steps at once and returns how many ran at the same time.
-func runAll(a *admission, n int) int {
+// runAll runs n steps at once, under what wrap puts around them, and returns how many
+// ran at the same time.
+func runAll(wrap func(schedule.Op) schedule.Op, n int) int {
 	s := &sleeper{}
-	op := a.wrap(s)
+	op := wrap(s)
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() { op.Run(context.Background(), schedule.Job{}, nil) }) //nolint:errcheck // it has none
@@ -94,7 +95,7 @@ func TestAdmission(t *testing.T) {
 			a.cpus, a.stall = 2, m.stall
 			a.look()
 			time.Sleep(time.Second)
-			if got := runAll(a, 100); got < c.least || got > c.most {
+			if got := runAll(a.wrap, 100); got < c.least || got > c.most {
 				t.Errorf("%s: %d steps ran at the same time", c.name, got)
 			}
 		})

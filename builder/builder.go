@@ -81,6 +81,7 @@ type Builder struct {
 	exec      *op.ExecConfig
 	guard     *guard // nil: there is no ceiling
 	fileSlots limit
+	execSlots limit // nil: as many as the admission lets in
 	admission *admission
 
 	pruning sync.Mutex // one prune at a time
@@ -166,7 +167,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 		Limits: b.cfg.Limits, Emulation: b.cfg.Emulation,
 	}
 	if n := b.cfg.MaxParallelism; n > 0 {
-		b.exec.Slots = make(chan struct{}, n)
+		b.execSlots = make(limit, n)
 	}
 	b.sources, err = source.New(ctx, source.Config{
 		Root: b.cfg.Root, Store: b.cfg.Store, Layers: b.layers, Sessions: b.cfg.Sessions,
@@ -216,7 +217,8 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.b.admission.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, op.NewExec(o.b.exec, s, devices)))), nil
+		exec := o.b.execSlots.wrap(op.NewExec(o.b.exec, s, devices))
+		return o.b.admission.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, exec))), nil
 	case s.Op.GetFile() != nil:
 		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil
 	case s.Op.GetPassthrough() != nil:

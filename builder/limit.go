@@ -11,10 +11,15 @@ import (
 // faster, and a graph may have thousands that could begin.
 const fileSteps = 32
 
-// limit lets so many ops run at the same time as it has room for.
+// limit lets so many ops run at the same time as it has room for; nil lets all.
 type limit chan struct{}
 
-func (l limit) wrap(op schedule.Op) schedule.Op { return limited{op, l} }
+func (l limit) wrap(op schedule.Op) schedule.Op {
+	if l == nil {
+		return op
+	}
+	return limited{op, l}
+}
 
 type limited struct {
 	schedule.Op

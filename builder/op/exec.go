@@ -28,8 +28,6 @@ type ExecConfig struct {
 	Runner   sandbox.Runner
 	Sessions *session.Manager
 	Caches   *CacheMounts
-	// Slots bounds how many processes run at once; nil means no bound.
-	Slots chan struct{}
 	// Dir is where secrets and sockets of running steps are kept.
 	Dir string
 	// CgroupParent is that of steps that name none.
@@ -56,11 +54,7 @@ func NewExec(cfg *ExecConfig, step *graph.Step, devices []string) *Exec {
 }
 
 // Run implements schedule.Op.
-func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Result) (_ []schedule.Result, err error) {
-	if err := e.takeSlot(ctx); err != nil {
-		return nil, err
-	}
-	defer e.freeSlot()
+func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Result) ([]schedule.Result, error) {
 	var layers []*layer.Layer
 	for i := range inputs {
 		l, _ := inputs[i].(*layer.Layer)
@@ -86,8 +80,11 @@ func (e *Exec) attempt(ctx context.Context, job schedule.Job, layers []*layer.La
 		err = errors.New("a lazily pulled layer can't be read any more")
 	}
 	m.unmount()
+	if stale {
+		return nil, true, err // nobody could look into its trees
+	}
 	if err != nil {
-		return nil, stale, e.failure(ctx, m, err)
+		return nil, false, e.failure(ctx, m, err)
 	}
 	results, err := e.commit(ctx, m)
 	return results, false, err
@@ -117,24 +114,6 @@ func (e *Exec) failure(ctx context.Context, m *mounting, err error) error {
 		f.Inputs, f.Mounts = append(f.Inputs, in), append(f.Mounts, left)
 	}
 	return f
-}
-
-func (e *Exec) takeSlot(ctx context.Context) error {
-	if e.cfg.Slots == nil {
-		return nil
-	}
-	select {
-	case e.cfg.Slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (e *Exec) freeSlot() {
-	if e.cfg.Slots != nil {
-		<-e.cfg.Slots
-	}
 }
 
 func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox.Spec, error) {
