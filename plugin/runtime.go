@@ -36,7 +36,7 @@ func (d *Daemon) chooseRuntime(ctx context.Context, c *sandbox.Config) error {
 		}
 	case s.Runtime != "":
 		c.Binary = s.Runtime
-	default:
+	case !s.Rootless: // it takes rights that those daemons don't have
 		c.Init = findInit(ctx, s.Init)
 	}
 	return nil
