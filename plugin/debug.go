@@ -42,7 +42,7 @@ func (d *Daemon) serveDebug(ctx context.Context) (stop func(), _ error) {
 // listenDebug takes HOST:PORT, tcp://HOST:PORT or unix://PATH.
 func listenDebug(address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		return listenUnix(path, "")
+		return listenUnix(path, "", "")
 	}
 	return net.Listen("tcp", strings.TrimPrefix(address, "tcp://"))
 }

@@ -49,7 +49,7 @@ func listenOn(ctx context.Context, address string, cfg config.Config, sd config.
 	scheme, rest, _ := strings.Cut(address, "://")
 	switch scheme {
 	case "unix":
-		return listenUnix(rest, cfg.Group)
+		return listenUnix(rest, cfg.User, cfg.Group)
 	case "tcp":
 		return listenTCP(ctx, rest, cfg.TLS)
 	case "fd":
@@ -58,13 +58,17 @@ func listenOn(ctx context.Context, address string, cfg config.Config, sd config.
 	return nil, errors.New("begins with none of unix://, tcp:// and fd://")
 }
 
-// listenUnix listens on a socket that only root and the group can open. A socket
+// listenUnix listens on a socket that only the owner and the group can open. A socket
 // that a dead process left is replaced.
-func listenUnix(path, group string) (net.Listener, error) {
+func listenUnix(path, owner, group string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
 	}
 	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	uid, err := userID(owner)
+	if err != nil {
 		return nil, err
 	}
 	gid, err := groupID(group)
@@ -75,7 +79,7 @@ func listenUnix(path, group string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660)); err != nil {
+	if err := errors.Join(os.Chown(path, uid, gid), os.Chmod(path, 0o660)); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -98,6 +102,21 @@ func removeStale(path string) error {
 		return errors.New("another process answers there; stop it or choose another address")
 	}
 	return os.Remove(path)
+}
+
+// userID returns -1, for no change, where there is no user.
+func userID(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	if uid, err := strconv.Atoi(name); err == nil {
+		return uid, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("user: %w", err)
+	}
+	return strconv.Atoi(u.Uid)
 }
 
 // groupID returns -1, for no change, where there is no group.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,13 +30,16 @@ import (
 func TestUnixSockets(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new", "socket")
-	l, err := listenUnix(path, strconv.Itoa(os.Getgid()))
+	l, err := listenUnix(path, "12345", strconv.Itoa(os.Getgid()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 12345 {
+		t.Errorf("owner %d", owner)
 	}
 	go func() {
 		for {
@@ -46,13 +50,13 @@ func TestUnixSockets(t *testing.T) {
 			c.Close()
 		}
 	}()
-	if _, err := listenUnix(path, ""); err == nil || !strings.Contains(err.Error(), "another process answers") {
+	if _, err := listenUnix(path, "", ""); err == nil || !strings.Contains(err.Error(), "another process answers") {
 		t.Errorf("a socket in use: %v", err)
 	}
 	// A process that was killed leaves its socket.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	again, err := listenUnix(path, "")
+	again, err := listenUnix(path, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,9 +84,10 @@ func TestAddressesThatFail(t *testing.T) {
 		{config.Config{Addresses: []string{"tcp://127.0.0.1:0"}, TLS: config.TLS{Cert: file, Key: file}}, "tls"},
 		{config.Config{Addresses: []string{"tcp://host.invalid:1"}}, "host.invalid"},
 		{config.Config{Addresses: []string{"unix://" + filepath.Join(dir, "g")}, Group: "no such group"}, "group"},
+		{config.Config{Addresses: []string{"unix://" + filepath.Join(dir, "u")}, User: "no such user"}, "user"},
 	} {
 		c.cfg.Addresses = append([]string{"unix://" + good}, c.cfg.Addresses...)
-		if c.cfg.Group != "" {
+		if c.cfg.Group+c.cfg.User != "" {
 			c.cfg.Addresses = c.cfg.Addresses[1:]
 		}
 		all, err := listen(t.Context(), c.cfg, config.Systemd{})

@@ -48,7 +48,7 @@ func openSnapshots(ctx context.Context, cfg config.Config, regs *registry.Regist
 	if err != nil {
 		return nil, errors.Join(err, shown.Close())
 	}
-	l, err := listenUnix(cfg.Snapshots.Address, "")
+	l, err := listenUnix(cfg.Snapshots.Address, "", "")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("snapshots.address %s: %w", cfg.Snapshots.Address, err), sn.Close(), shown.Close())
 	}

@@ -16,6 +16,9 @@ func (f *bkFile) config(env Environment) (Config, error) {
 		return c, err
 	}
 	c.Root, c.Addresses, c.DebugAddress, c.TLS = f.Root, f.GRPC.Address, f.GRPC.DebugAddress, f.GRPC.TLS
+	if f.GRPC.UID != nil {
+		c.User = strconv.Itoa(*f.GRPC.UID)
+	}
 	c.Group = f.GRPC.Group
 	if c.Group == "" && f.GRPC.GID != nil {
 		c.Group = strconv.Itoa(*f.GRPC.GID)
@@ -142,7 +145,8 @@ func (f *bkFile) refused() error {
 	return nil
 }
 
-// withoutEffect names what was set and is not implemented.
+// withoutEffect names what was set and changes nothing: it is for traces, provenance,
+// and a snapshotter that are not part of this daemon.
 func (f *bkFile) withoutEffect() []string {
 	var out []string
 	for _, c := range []struct {
@@ -152,7 +156,6 @@ func (f *bkFile) withoutEffect() []string {
 		{f.OTel.SocketPath != "", "otel.socketPath"},
 		{f.ProvenanceEnvDir != "", "provenanceEnvDir"},
 		{f.SaveCacheDebug, "save-cache-debug"},
-		{f.GRPC.UID != nil, "grpc.uid"},
 		{len(f.Worker.OCI.Stargz) > 0, "worker.oci.stargzSnapshotter"},
 	} {
 		if c.set {

@@ -109,6 +109,7 @@ future = 1
   level = "warning"
 [grpc]
   address = ["tcp://127.0.0.1:1234"]
+  uid = 1001
   gid = 1000
   [grpc.tls]
     cert = "c"
@@ -138,7 +139,7 @@ future = 1
 	if len(inv.Warnings) != 1 || !strings.Contains(inv.Warnings[0], "future (line 3)") {
 		t.Errorf("warnings %q", inv.Warnings)
 	}
-	if c.Log.Level != "warn" || c.Group != "1000" || c.Addresses[0] != "tcp://127.0.0.1:1234" || c.TLS != (TLS{"c", "k", "a"}) {
+	if c.Log.Level != "warn" || c.User != "1001" || c.Group != "1000" || c.Addresses[0] != "tcp://127.0.0.1:1234" || c.TLS != (TLS{"c", "k", "a"}) {
 		t.Errorf("log %+v, group %s, addresses %v, tls %+v", c.Log, c.Group, c.Addresses, c.TLS)
 	}
 	if c.History != (History{MaxAge: Duration{48 * time.Hour}, MaxEntries: 5}) {

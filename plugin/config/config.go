@@ -35,8 +35,9 @@ type Config struct {
 	// DebugAddress serves metrics and profiles over HTTP, without any
 	// authentication: HOST:PORT or unix://PATH; "" is not at all.
 	DebugAddress string `toml:"debugAddress"`
-	// Group is the name or number of the group that owns unix sockets; "" is
+	// User and Group are the names or numbers of who owns unix sockets; "" is
 	// that of the process.
+	User  string `toml:"user"`
 	Group string `toml:"group"`
 	TLS   TLS    `toml:"tls"`
 	Log   Log    `toml:"log"`

@@ -102,7 +102,8 @@ func checkCompatibility(v int64) error {
 	return fmt.Errorf("unsupported compatibility-version %d (supported: %d)", v, compatibilityVersions[1:])
 }
 
-// refuse fails for what is not implemented and must not be left out silently.
+// refuse fails for what this builder doesn't offer and must not leave out silently:
+// a build would use sources, or a network, that it should not.
 func refuse(req *controlapi.SolveRequest) error {
 	for _, c := range []struct {
 		asked bool
