@@ -25,6 +25,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,7 +146,7 @@ func (p *Provider) create(ctx context.Context, hostname string) (*namespace, err
 		// Plugins that know names of hosts know them as those of pods.
 		ns.args = [][2]string{{"K8S_POD_NAME", hostname}, {"IgnoreUnknown", "1"}}
 	}
-	if err := makeNamespace(ns.Path()); err != nil {
+	if err := netns.Make(ns.Path()); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -208,12 +209,12 @@ func (p *Provider) remove(ns *namespace) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	path := ns.Path()
-	if !isNamespace(path) {
+	if !netns.Is(path) {
 		path = "" // it went with an earlier boot; its address and rules may be there
 	}
 	err := p.plugins.DelNetworkList(ctx, p.list, ns.runtime(path))
 	if err == nil {
-		err = removeNamespace(ns.Path())
+		err = netns.Remove(ns.Path())
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Warnf("network %s is left over", ns.id)
