@@ -7,7 +7,8 @@ BUILD_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 # Programs that the tests, and more programs that the other targets, run. What
 # they are is pinned by tools/*/go.mod.
-TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 crictl runc registry buildctl buildx gotestsum rootlesskit
+TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 crictl runc registry buildctl buildx gotestsum rootlesskit \
+	$(addprefix containerd-1.7/,containerd ctr containerd-shim-runc-v2)
 CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := containerd containerd-shim-runc-v2 ctr runc buildkitd buildctl registry
 DEMO_TOOLS  := containerd containerd-shim-runc-v2 ctr registry runc

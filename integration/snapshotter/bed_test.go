@@ -88,12 +88,29 @@ differ = "walking"
 
 const noKubernetes = "disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \"io.containerd.nri.v1.nri\"]\n"
 
+// releases runs a test on each release of containerd.
+func releases(t *testing.T, test func(*testing.T, testbed.Release)) {
+	t.Helper()
+	for name, r := range map[string]testbed.Release{"2": testbed.Containerd2, "1.7": testbed.Containerd17} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, r)
+		})
+	}
+}
+
 // start starts both.
 func start(t testing.TB) *bed {
 	t.Helper()
+	return startOn(t, testbed.Containerd2)
+}
+
+// startOn starts a containerd of a release, and a daemon with more flags.
+func startOn(t testing.TB, release testbed.Release, more ...string) *bed {
+	t.Helper()
 	dir, plugin, flags := setup(t)
-	c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
-	d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket)...)
+	c := release.StartIn(t, testbed.Dir(t), plugin)
+	d := testbed.StartDaemonIn(t, dir, append(append(flags, "--containerd-address", c.Socket), more...)...)
 	return &bed{TB: t, daemon: d, containerd: c}
 }
 

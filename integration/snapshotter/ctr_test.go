@@ -14,7 +14,14 @@ import (
 // restart whoever runs, remove.
 func TestCtr(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testCtr)
+}
+
+func testCtr(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
+	if out := b.ctr("version"); strings.Count(out, release.Version()) != 2 {
+		t.Errorf("client and server aren't %s:\n%s", release.Version(), out)
+	}
 	busybox := registry.Host + "/busybox:latest"
 	b.ctr("images", "pull", "--plain-http", busybox)
 	if out := b.container(busybox, "echo", "pulled"); out != "pulled\n" {
@@ -118,4 +125,17 @@ func TestStartOrder(t *testing.T) {
 		t.Errorf("the container says %q", out)
 	}
 	b.empty()
+}
+
+// TestRuntimeOfContainerd has containerd start the steps, on the snapshotter.
+func TestRuntimeOfContainerd(t *testing.T) {
+	t.Parallel()
+	releases(t, func(t *testing.T, release testbed.Release) {
+		b := startOn(t, release, "--runtime", "io.containerd.runc.v2")
+		b.build(app, "--tag", "example.test/app")
+		if out := b.container("example.test/app:latest"); out != "hello\n" {
+			t.Errorf("the container says %q", out)
+		}
+		b.empty()
+	})
 }

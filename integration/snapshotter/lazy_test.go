@@ -25,19 +25,17 @@ type lazyBed struct {
 
 func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
 	t.Helper()
-	return startLazyOn(t, format, func(t *testing.T) *bed {
-		dir, plugin, flags := setup(t)
-		c := testbed.StartContainerdIn(t, testbed.Dir(t), plugin)
-		d := testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", c.Socket, "--lazy-background-fetch=false")...)
-		return &bed{TB: t, daemon: d, containerd: c}
+	return startLazyOn(t, format, func(t *testing.T, _ string) *bed {
+		return startOn(t, testbed.Containerd2, "--lazy-background-fetch=false")
 	})
 }
 
-// startLazyOn is startLazy on a containerd and a daemon of start's.
-func startLazyOn(t *testing.T, format testbed.LazyFormat, start func(*testing.T) *bed) *lazyBed {
+// startLazyOn is startLazy on a containerd and a daemon of start's, which is given
+// the base's registry.
+func startLazyOn(t *testing.T, format testbed.LazyFormat, start func(_ *testing.T, host string) *bed) *lazyBed {
 	t.Helper()
 	b := &lazyBed{Counter: registry.Count()}
-	b.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()))
+	b.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-", ".", "-").Replace(t.Name()))
 	t.Cleanup(b.Close)
 	img, err := testbed.Busybox()
 	if err == nil {
@@ -55,7 +53,7 @@ func startLazyOn(t *testing.T, format testbed.LazyFormat, start func(*testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.bed = start(t)
+	b.bed = start(t, b.Host)
 	return b
 }
 
@@ -162,43 +160,56 @@ func TestLazyDeadRegistry(t *testing.T) {
 
 func TestLazyBuild(t *testing.T) {
 	t.Parallel()
-	for _, format := range []testbed.LazyFormat{testbed.EStargz, testbed.ZstdChunked} {
-		t.Run(string(format), func(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) *lazyBed{
+		"estargz":     func(t *testing.T) *lazyBed { return startLazy(t, testbed.EStargz) },
+		"zstdchunked": func(t *testing.T) *lazyBed { return startLazy(t, testbed.ZstdChunked) },
+		"1.7": func(t *testing.T) *lazyBed {
+			return startLazyOn(t, testbed.EStargz, func(t *testing.T, _ string) *bed {
+				return startOn(t, testbed.Containerd17, "--lazy-background-fetch=false")
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := startLazy(t, format)
-			app := "FROM " + b.base() + " AS base\nRUN echo built > /app && rm /noise/3\nFROM " + b.base() + "\nCOPY --from=base /app /bin/sh /copied/\nRUN cat /copied/app\nCMD cat /copied/app\n"
-			name := b.Host + "/app-" + b.repo + ":1"
-			begin := time.Now()
-			b.build(app, "--output", "type=image,push=true,name="+name)
-			t.Logf("built and pushed in %s", time.Since(begin))
-			b.part("build and push")
-			if out := b.build(app); strings.Count(out, "CACHED") < 3 {
-				t.Errorf("built again:\n%s", out)
-			}
-			pushed, err := registry.Image("app-" + b.repo + ":1")
-			b.must(err)
-			digests, _, err := testbed.LayerDigests(pushed)
-			b.must(err)
-			if len(digests) != len(b.digests)+2 || strings.Join(digests[:len(b.digests)], " ") != strings.Join(b.digests, " ") {
-				t.Errorf("layers %v, the base has %v", digests, b.digests)
-			}
-			b.notDownloaded()
-			if out := b.container(name); out != "built\n" {
-				t.Errorf("the container says %q", out)
-			}
-			b.part("with a container of the result")
-			// An archive is complete.
-			tar := filepath.Join(b.TempDir(), "app.tar")
-			b.build(app, "--output", "type=oci,name=example.test/app:1,dest="+tar)
-			list := b.run(exec.Command("tar", "tf", tar)).stdout
-			for _, d := range b.digests {
-				if !strings.Contains(list, strings.TrimPrefix(d, "sha256:")) {
-					t.Errorf("the archive lacks layer %s", d)
-				}
-			}
-			b.empty()
+			start(t).buildAndPush()
 		})
 	}
+}
+
+// buildAndPush builds on the base, which nobody fetches for that.
+func (b *lazyBed) buildAndPush() {
+	b.Helper()
+	app := "FROM " + b.base() + " AS base\nRUN echo built > /app && rm /noise/3\nFROM " + b.base() + "\nCOPY --from=base /app /bin/sh /copied/\nRUN cat /copied/app\nCMD cat /copied/app\n"
+	name := b.Host + "/app-" + b.repo + ":1"
+	begin := time.Now()
+	b.build(app, "--output", "type=image,push=true,name="+name)
+	b.Logf("built and pushed in %s", time.Since(begin))
+	b.part("build and push")
+	if out := b.build(app); strings.Count(out, "CACHED") < 3 {
+		b.Errorf("built again:\n%s", out)
+	}
+	pushed, err := registry.Image("app-" + b.repo + ":1")
+	b.must(err)
+	digests, _, err := testbed.LayerDigests(pushed)
+	b.must(err)
+	if len(digests) != len(b.digests)+2 || strings.Join(digests[:len(b.digests)], " ") != strings.Join(b.digests, " ") {
+		b.Errorf("layers %v, the base has %v", digests, b.digests)
+	}
+	b.notDownloaded()
+	if out := b.container(name); out != "built\n" {
+		b.Errorf("the container says %q", out)
+	}
+	b.part("with a container of the result")
+	// An archive is complete.
+	tar := filepath.Join(b.TempDir(), "app.tar")
+	b.build(app, "--output", "type=oci,name=example.test/app:1,dest="+tar)
+	list := b.run(exec.Command("tar", "tf", tar)).stdout
+	for _, d := range b.digests {
+		if !strings.Contains(list, strings.TrimPrefix(d, "sha256:")) {
+			b.Errorf("the archive lacks layer %s", d)
+		}
+	}
+	b.empty()
 }
 
 func TestLazyBaseIsLost(t *testing.T) {

@@ -3,6 +3,8 @@ package snapshotter
 import (
 	"strings"
 	"testing"
+
+	"github.com/kiln-build/kiln/integration/testbed"
 )
 
 const block = 4096 // bytes that the smallest files take on disk
@@ -16,7 +18,11 @@ CMD ["cat", "/hello"]
 // TestZeroCopy: the image's layers are those of the cache under other names.
 func TestZeroCopy(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testZeroCopy)
+}
+
+func testZeroCopy(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
 	said := b.build(app, "--tag", "example.test/app")
 	if strings.Count(said, "sharing layer") != 2 || strings.Contains(said, "linking layer") {
 		t.Errorf("the build says\n%s", said)
@@ -74,7 +80,11 @@ func (b *bed) image() (sum int64) {
 // TestImageWithoutCache: an image outlasts the records that it was made of.
 func TestImageWithoutCache(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testImageWithoutCache)
+}
+
+func testImageWithoutCache(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
 	b.build(app, "--tag", "example.test/app")
 	before := b.image()
 	b.kiln("prune", "--all")
@@ -96,7 +106,11 @@ func TestImageWithoutCache(t *testing.T) {
 // base that containerd had.
 func TestCacheWithoutImage(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testCacheWithoutImage)
+}
+
+func testCacheWithoutImage(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
 	b.ctr("images", "pull", "--plain-http", registry.Host+"/busybox:latest")
 	b.build(app, "--tag", "example.test/app")
 	b.ctr("images", "rm", "--sync", "example.test/app:latest", registry.Host+"/busybox:latest")
@@ -114,7 +128,11 @@ func TestCacheWithoutImage(t *testing.T) {
 // built on an image that was built stands on the same directories.
 func TestBaseOfContainerd(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testBaseOfContainerd)
+}
+
+func testBaseOfContainerd(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
 	b.ctr("images", "pull", "--plain-http", registry.Host+"/busybox:latest")
 	if n := len(b.dirs()); n != 1 {
 		t.Fatalf("%d directories for an image of one layer", n)
@@ -132,7 +150,11 @@ func TestBaseOfContainerd(t *testing.T) {
 // TestOtherSnapshotter: with containerd's own, files are linked, which is said.
 func TestOtherSnapshotter(t *testing.T) {
 	t.Parallel()
-	b := start(t)
+	releases(t, testOtherSnapshotter)
+}
+
+func testOtherSnapshotter(t *testing.T, release testbed.Release) {
+	b := startOn(t, release)
 	b.must(b.daemon.Stop())
 	for i, a := range b.daemon.Args {
 		if a == "--snapshotter" {

@@ -18,7 +18,7 @@ import (
 
 // stargz starts stargz-snapshotter as its own daemon does (whose module can't be
 // installed: it replaces others), a containerd on it, and kilnd on that.
-func stargz(t *testing.T) *bed {
+func stargz(t *testing.T, _ string) *bed {
 	t.Helper()
 	dir := testbed.Dir(t)
 	sn, err := service.NewStargzSnapshotterService(context.Background(), filepath.Join(dir, "stargz"), &service.Config{

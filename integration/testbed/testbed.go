@@ -21,6 +21,9 @@ var programs = []string{
 	"busybox", "mkfs.ext4", "ssh-agent", "ssh-add", "ssh-keygen",
 }
 
+// oldPrograms are below those of make tools.
+var oldPrograms = []string{"containerd", "containerd-shim-runc-v2", "ctr"}
+
 // UsePrograms makes the programs of this module's bin folders found by name,
 // after those of PATH. It fails if one is missing, or if this is not root. To
 // be called once, before any test runs.
@@ -43,6 +46,11 @@ func UsePrograms() error {
 	for _, name := range programs {
 		if _, err := exec.LookPath(name); err != nil {
 			missing = append(missing, fmt.Errorf("%w; run: make test-debs build tools", err))
+		}
+	}
+	for _, name := range oldPrograms {
+		if _, err := os.Stat(filepath.Join(bin, "tools", Containerd17.folder, name)); err != nil {
+			missing = append(missing, fmt.Errorf("%w; run: make tools", err))
 		}
 	}
 	return errors.Join(missing...)

@@ -1,4 +1,4 @@
-// Package host reaches the containerd of this machine, version 2 or later,
+// Package host reaches the containerd of this machine, version 1.7 or later,
 // through its socket. What it makes lies in a namespace that other clients of
 // that containerd see.
 package host
@@ -128,10 +128,18 @@ func identify(ctx context.Context, address string, c *client.Client) (*store.Hos
 	if err != nil {
 		return nil, fmt.Errorf("containerd on %s: its version: %w", address, err)
 	}
-	if v := strings.TrimPrefix(version.Version, "v"); strings.HasPrefix(v, "0.") || strings.HasPrefix(v, "1.") {
-		return nil, fmt.Errorf("containerd on %s is version %s, need 2.0 or later: %w", address, version.Version, errdefs.ErrFailedPrecondition)
+	if tooOld(version.Version) {
+		return nil, fmt.Errorf("containerd on %s is version %s, need 1.7 or later: %w", address, version.Version, errdefs.ErrFailedPrecondition)
 	}
 	return &store.HostInfo{Address: address, UUID: server.UUID, Version: version.Version}, nil
+}
+
+// tooOld says whether a release lacks what the engine needs. 1.7 has all of it;
+// names that aren't numbers are those of builds of containerd's main branch.
+func tooOld(version string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &major, &minor)
+	return n == 2 && (major < 1 || major == 1 && minor < 7)
 }
 
 // why says what to do about a socket on which nothing answers.

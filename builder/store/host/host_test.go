@@ -17,9 +17,11 @@ import (
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	address := storetest.Containerd(t)
-	for _, snapshotter := range []string{"overlayfs", "native"} {
-		t.Run(snapshotter, func(t *testing.T) {
+	new, old := storetest.Containerd(t), storetest.OldContainerd(t)
+	for _, c := range []struct{ name, address, snapshotter string }{
+		{"overlayfs", new, "overlayfs"}, {"native", new, "native"}, {"1.7", old, "overlayfs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			storetest.Suite(t, func(t *testing.T) *store.Store {
 				// Each test has a namespace of its own.
 				ns := strings.Map(func(r rune) rune {
@@ -28,7 +30,7 @@ func TestSuite(t *testing.T) {
 					}
 					return '-'
 				}, strings.ToLower(t.Name()))
-				st, err := Open(context.Background(), Config{Address: "unix://" + address, Namespace: ns, Snapshotter: snapshotter})
+				st, err := Open(context.Background(), Config{Address: "unix://" + c.address, Namespace: ns, Snapshotter: c.snapshotter})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -87,5 +89,17 @@ func TestNobodyAnswers(t *testing.T) {
 	cancel()
 	if _, err = Open(ended, Config{Address: silent}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestTooOld(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]bool{
+		"v1.6.36": true, "1.6.20~ds1": true, "v0.2.9": true, "v1.7.35": false, "1.7.2": false, "v1.10.0": false,
+		"v2.4.2": false, "v3.0.0-beta.0": false, "": false, "unknown": false,
+	} {
+		if got := tooOld(version); got != want {
+			t.Errorf("%q: %v", version, got)
+		}
 	}
 }

@@ -18,18 +18,30 @@ import (
 // socket's path.
 func Containerd(t testing.TB) (address string) {
 	t.Helper()
+	return run(t, "containerd", 3)
+}
+
+// OldContainerd is Containerd with the oldest release that works, 1.7.
+func OldContainerd(t testing.TB) (address string) {
+	t.Helper()
+	return run(t, filepath.Join("containerd-1.7", "containerd"), 2)
+}
+
+// run takes a program's name and the version of its configuration.
+func run(t testing.TB, program string, version int) (address string) {
+	t.Helper()
 	root := t.TempDir()
 	address = filepath.Join(root, "containerd.sock")
 	config := filepath.Join(root, "config.toml")
-	text := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\n"+
+	text := fmt.Sprintf("version = %d\nroot = %q\nstate = %q\n"+
 		"disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \"io.containerd.nri.v1.nri\"]\n"+
 		"[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n",
-		filepath.Join(root, "root"), filepath.Join(root, "state"), address, address+".ttrpc")
+		version, filepath.Join(root, "root"), filepath.Join(root, "state"), address, address+".ttrpc")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	cmd := exec.Command(binary(t, "containerd"), "--config", config)
+	cmd := exec.Command(binary(t, program), "--config", config)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
