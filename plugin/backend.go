@@ -9,14 +9,16 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/session/registry"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/embedded"
 	"github.com/kiln-build/kiln/builder/store/host"
 	"github.com/kiln-build/kiln/plugin/config"
+	"github.com/kiln-build/kiln/snapshotter/lazy"
 )
 
 // openStore opens the backend that is configured. sn may be nil.
-func openStore(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Store, error) {
+func openStore(ctx context.Context, cfg config.Config, sn *snapshots, regs *registry.Registries) (*store.Store, error) {
 	switch cfg.Backend {
 	case config.BackendHost:
 		st, err := waitForHost(ctx, cfg, sn)
@@ -34,27 +36,37 @@ func openStore(ctx context.Context, cfg config.Config, sn *snapshots) (*store.St
 		}
 		log.G(ctx).Infof("no containerd on %s, using an embedded one", cfg.Containerd.Address)
 	}
-	return openEmbedded(ctx, cfg)
+	return openEmbedded(ctx, cfg, regs)
 }
 
 // openEmbedded opens the store below the daemon's root. Closing it makes it
 // outlast a restart of the machine.
-func openEmbedded(ctx context.Context, cfg config.Config) (*store.Store, error) {
-	root := filepath.Join(cfg.Root, "containerd")
-	st, err := embedded.Open(ctx, embedded.Config{
-		Root:        root,
+func openEmbedded(ctx context.Context, cfg config.Config, regs *registry.Registries) (*store.Store, error) {
+	c := embedded.Config{
+		Root:        filepath.Join(cfg.Root, "containerd"),
 		Namespace:   cfg.Containerd.Namespace,
 		Snapshotter: cfg.Snapshotter,
-	})
+	}
+	var shown *lazy.Filesystem
+	if !cfg.Sandbox.Rootless { // it takes rights that those daemons don't have
+		var err error
+		if shown, err = openLazy(ctx, cfg, cfg.Root, regs); err != nil {
+			log.G(ctx).WithError(err).Warn("no layers are pulled lazily")
+		}
+	}
+	if shown != nil {
+		c.Lazy = shown
+	}
+	st, err := embedded.Open(ctx, c)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, shown.Close())
 	}
 	end := st.Close
 	st.Close = func() error {
-		if err := end(); err != nil {
+		if err := errors.Join(end(), shown.Close()); err != nil {
 			return err
 		}
-		return embedded.MarkClean(root)
+		return embedded.MarkClean(c.Root)
 	}
 	return st, nil
 }

@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.snapshots, err = openSnapshots(ctx, cfg, of.registries); err != nil {
 		return nil, err
 	}
-	if d.store, err = openStore(ctx, cfg, d.snapshots); err != nil {
+	if d.store, err = openStore(ctx, cfg, d.snapshots, of.registries); err != nil {
 		return nil, err
 	}
 	if d.network, err = openNetwork(cfg); err != nil {

@@ -30,7 +30,8 @@ func ServeLazy(ctx context.Context, root string) error {
 	}})
 }
 
-// openLazy is what shows the snapshotter's lazy layers; nil if it isn't to.
+// openLazy is what shows the snapshotter's lazy layers, with what it has on disk
+// below root; nil if it isn't to.
 func openLazy(ctx context.Context, cfg config.Config, root string, regs *registry.Registries) (*lazy.Filesystem, error) {
 	l := cfg.Snapshots.Lazy
 	if !l.Enabled {

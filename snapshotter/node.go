@@ -41,6 +41,7 @@ func (n *node) chain() []*node {
 // disk is what the spaces of names share: the directories.
 type disk struct {
 	root    string
+	own     bool // see Config
 	lazy    Lazy
 	limits  limits
 	options []string // of every overlay mount

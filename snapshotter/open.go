@@ -49,6 +49,10 @@ type Config struct {
 	Root string
 	// Lazy shows layers without unpacking them; nil for none.
 	Lazy Lazy
+	// Own: nobody but this process uses the snapshots, and whoever opens them
+	// throws all of Root away after a crash of the machine. So nothing is synced,
+	// and Close unmounts lazy layers.
+	Own bool
 }
 
 // lockWait is how long Open waits for a process that is ending.
@@ -70,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 	if err := os.Chmod(filepath.Join(root, "empty"), 0o755); err != nil {
 		return nil, fmt.Errorf("snapshotter: %w", err)
 	}
-	d := &disk{root: root, lazy: cfg.Lazy, limits: defaultLimits, nodes: map[string]*node{}, tickets: map[string]ticket{}}
+	d := &disk{root: root, own: cfg.Own, lazy: cfg.Lazy, limits: defaultLimits, nodes: map[string]*node{}, tickets: map[string]ticket{}}
 	if d.options, err = overlayOptions(root); err != nil {
 		return nil, err
 	}
@@ -85,9 +89,11 @@ func Open(ctx context.Context, cfg Config) (_ *Snapshotter, err error) {
 	}()
 	d.removal.start(ctx, s.removeAll)
 	s.syncing.sync = func() error { return syncFilesystem(root) }
-	crashed, err := dropSpoiled(ctx, root)
-	if err != nil {
-		return nil, err
+	crashed := false
+	if !d.own {
+		if crashed, err = dropSpoiled(ctx, root); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.space.open(filepath.Join(root, "containerd.db")); err != nil {
 		return nil, err
@@ -139,7 +145,8 @@ func (sp *space) open(path string) (err error) {
 	o := *bolt.DefaultOptions
 	o.Timeout, o.NoStatistics = lockWait, true
 	o.NoFreelistSync, o.FreelistType = true, bolt.FreelistMapType
-	o.NoSync = sp.which == private
+	o.NoSync = sp.own || sp.which == private
+	o.NoGrowSync = o.NoSync
 	sp.entries = map[string]*entry{}
 	if sp.db, err = bolt.Open(path, 0o600, &o); err != nil {
 		return fmt.Errorf("open %s, move it away if it is damaged: %w", path, err)

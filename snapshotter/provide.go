@@ -141,12 +141,14 @@ func (s *Snapshotter) alias(ctx context.Context, id, target string, e *entry) er
 	s.mu.Unlock()
 	e.node, e.labels = t.node, maps.Clone(e.labels)
 	e.labels[LabelShares] = t.from
-	e.unsynced = true
+	e.unsynced = !s.own
 	if err := s.insert(e, t.node.parent); err != nil {
 		s.unpin(t.node)
 		return err
 	}
-	s.syncLater(ctx, e.name)
+	if e.unsynced {
+		s.syncLater(ctx, e.name)
+	}
 	return nil
 }
 

@@ -133,7 +133,7 @@ func lockRoot(root string) (*os.File, error) {
 }
 
 // Close gives up the directories; nothing stays in the background. Mounts of
-// lazy layers stay, for they may be in use; see [Lazy].
+// lazy layers stay, unless only this process can use them; see [Lazy].
 func (s *Snapshotter) Close() error {
 	s.closing.Do(func() { s.closed = s.closeAll() })
 	return s.closed
@@ -144,6 +144,9 @@ func (s *Snapshotter) closeAll() error {
 	s.syncing.close()
 	var errs []error
 	clean := s.space.db != nil && s.engine.db != nil
+	if s.own {
+		errs = append(errs, s.hide())
+	}
 	for _, sp := range s.spaces() {
 		sp.write.Lock()
 		if sp.db != nil {
@@ -151,10 +154,24 @@ func (s *Snapshotter) closeAll() error {
 		}
 		sp.write.Unlock()
 	}
-	if clean {
+	if clean && !s.own {
 		errs = append(errs, s.markClean())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+// hide unmounts all lazy layers. They are mounted again when something is mounted
+// on top of them.
+func (s *Snapshotter) hide() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var errs []error
+	for _, n := range s.nodes {
+		if n.lazy != nil && s.lazy != nil {
+			errs = append(errs, s.call(context.Background(), s.limits.unmount, func(ctx context.Context) error { return s.lazy.Unmount(ctx, s.fs(n)) }))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // markClean makes what the engine has, and the aliases that aren't on disk yet,

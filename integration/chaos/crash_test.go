@@ -149,7 +149,7 @@ func TestDamage(t *testing.T) {
 	b := embedded(t)
 	dir := b.context(steady())
 	for _, name := range []string{
-		"cache.db", "containerd/meta.db", "containerd/snapshots-overlayfs/metadata.db", "workerid", "layers/id", "local/id",
+		"cache.db", "containerd/meta.db", "containerd/snapshots-overlayfs/containerd.db", "workerid", "layers/id", "local/id",
 		"containerd/boot", "cache.db.open",
 	} {
 		for how, damage := range damages {

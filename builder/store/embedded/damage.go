@@ -23,11 +23,15 @@ func dropDamaged(ctx context.Context, root string) error {
 		return gerr
 	}
 	for _, dir := range dirs {
-		if err == nil {
-			err = whole(filepath.Join(dir, "metadata.db"), filepath.Join(dir, "snapshots"))
+		database, trees := filepath.Join(dir, "metadata.db"), filepath.Join(dir, "snapshots")
+		if filepath.Base(dir) == "snapshots-overlayfs" {
+			database, trees = filepath.Join(dir, "containerd.db"), filepath.Join(dir, "dirs")
 		}
 		if err == nil {
-			err = whole(filepath.Join(root, "meta.db"), filepath.Join(dir, "snapshots"))
+			err = whole(database, trees)
+		}
+		if err == nil {
+			err = whole(filepath.Join(root, "meta.db"), trees)
 		}
 	}
 	if !errdefs.IsDataLoss(err) {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/private"
+	"github.com/kiln-build/kiln/snapshotter"
 )
 
 // Config says where a store lies and how it keeps trees.
@@ -35,13 +36,12 @@ type Config struct {
 	Root string
 	// Namespace is containerd's; "" is [DefaultNamespace].
 	Namespace string
-	// Snapshotter is "overlayfs", "fuse-overlayfs", "native", or "auto" (or "")
-	// for the first of these that works on Root's filesystem.
+	// Snapshotter is "overlayfs" (kiln's own, see package snapshotter),
+	// "fuse-overlayfs", "native", or "auto" (or "") for the first of these that
+	// works on Root's filesystem.
 	Snapshotter string
-	// Backend, where it isn't nil, is used as the snapshotter that Snapshotter
-	// names, in place of the built-in ones. It is closed with the store. A snapshot
-	// on nothing has to be a directory on Root's filesystem, see store/private.
-	Backend snapshots.Snapshotter
+	// Lazy shows layers of "overlayfs" without unpacking them; nil for none.
+	Lazy snapshotter.Lazy
 }
 
 // DefaultNamespace is the namespace that containerd's own clients use.
@@ -129,7 +129,7 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 	closers = append(closers, gc.stop)
 
 	cs := db.ContentStore()
-	return &store.Store{
+	st := &store.Store{
 		Content:     cs,
 		Snapshots:   db.Snapshotter(name),
 		Leases:      leaseManager{metadata.NewLeaseManager(db), gc},
@@ -142,7 +142,13 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Overhead:    func() (int64, error) { return overhead(cfg.Root) },
 		Collect:     gc.collect,
 		Close:       func() error { return closeAll(closers) },
-	}, nil
+	}
+	if own, ok := sn.(*snapshotter.Snapshotter); ok {
+		st.Offer = func(name, chainID string) (map[string]string, func(), error) {
+			return own.Offer(cfg.Namespace, name, chainID)
+		}
+	}
+	return st, nil
 }
 
 // closeAll closes in reverse order.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,9 @@ func Wipe(root string) error {
 		names = append(names, filepath.Join(root, name))
 	}
 	for _, name := range names {
+		if err := mount.UnmountRecursive(name, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil { // lazy layers
+			return fmt.Errorf("wipe the embedded store: %w", err)
+		}
 		if err := os.RemoveAll(name); err != nil {
 			return fmt.Errorf("wipe the embedded store: %w", err)
 		}

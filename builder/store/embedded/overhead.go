@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -44,10 +45,11 @@ func overhead(root string) (int64, error) {
 }
 
 // tree says whether a path is the directory in which a snapshotter of ours has
-// the files of a snapshot: snapshots-overlayfs/snapshots/ID/fs, the same of
-// fuse-overlayfs, snapshots-native/snapshots/ID or private/trees/ID.
-func tree(root, path string) bool {
-	rel, err := filepath.Rel(root, path)
+// the files of a snapshot: snapshots-overlayfs/dirs/ID/fs,
+// snapshots-fuse-overlayfs/snapshots/ID/fs, snapshots-native/snapshots/ID or
+// private/trees/ID.
+func tree(root, name string) bool {
+	rel, err := filepath.Rel(root, name)
 	parts := strings.Split(rel, string(filepath.Separator))
 	if err != nil || len(parts) < 3 {
 		return false
@@ -55,13 +57,10 @@ func tree(root, path string) bool {
 	if parts[0] == "private" {
 		return parts[1] == "trees" && len(parts) == 3
 	}
-	if parts[1] != "snapshots" {
-		return false
-	}
-	switch parts[0] {
-	case "snapshots-overlayfs", "snapshots-" + fuseOverlayFS:
+	switch path.Join(parts[0], parts[1]) {
+	case "snapshots-overlayfs/dirs", "snapshots-" + fuseOverlayFS + "/snapshots":
 		return len(parts) == 4 && parts[3] == "fs"
-	case "snapshots-native":
+	case "snapshots-native/snapshots":
 		return len(parts) == 3
 	}
 	return false

@@ -9,30 +9,23 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	fuseoverlayfs "github.com/containerd/fuse-overlayfs-snapshotter/v2"
 	"github.com/containerd/log"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-build/kiln/snapshotter"
 )
 
 // openSnapshotter returns the snapshotter that cfg asks for, with its name.
 func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapshotter, error) {
-	if cfg.Backend != nil {
-		if cfg.Snapshotter == "" {
-			return "", nil, fmt.Errorf("embedded store: the snapshotter given has no name")
-		}
-		return cfg.Snapshotter, cfg.Backend, nil
-	}
 	dir := func(name string) string { return filepath.Join(cfg.Root, "snapshots-"+name) }
 	switch cfg.Snapshotter {
 	case "", "auto":
 		err := overlayutils.Supported(dir("overlayfs"))
 		if err == nil {
-			return openOverlay(dir("overlayfs"))
+			return openOverlay(ctx, dir("overlayfs"), cfg.Lazy)
 		}
 		os.Remove(dir("overlayfs"))
 		ferr := fuseWorks(dir(fuseOverlayFS))
@@ -48,7 +41,7 @@ func openSnapshotter(ctx context.Context, cfg Config) (string, snapshots.Snapsho
 			return "", nil, fmt.Errorf("embedded store: overlayfs doesn't work below %s "+
 				"(choose another filesystem for the root, or the snapshotter \"native\"): %w", cfg.Root, err)
 		}
-		return openOverlay(dir("overlayfs"))
+		return openOverlay(ctx, dir("overlayfs"), cfg.Lazy)
 	case fuseOverlayFS:
 		if err := fuseoverlayfs.Supported(dir(fuseOverlayFS)); err != nil {
 			return "", nil, fmt.Errorf("embedded store: fuse-overlayfs doesn't work below %s (it takes the programs fuse-overlayfs and "+
@@ -86,18 +79,10 @@ func dropProbes(root string) error {
 	return nil
 }
 
-func openOverlay(dir string) (string, snapshots.Snapshotter, error) {
-	ms, err := storage.NewMetaStore(filepath.Join(dir, "metadata.db"), func(o *bolt.Options) error {
-		unsynced(o)
-		return nil
-	})
+func openOverlay(ctx context.Context, dir string, lazy snapshotter.Lazy) (string, snapshots.Snapshotter, error) {
+	sn, err := snapshotter.Open(ctx, snapshotter.Config{Root: dir, Lazy: lazy, Own: true})
 	if err != nil {
 		return "", nil, fmt.Errorf("embedded store: %w", err)
-	}
-	// Removal is left to the collector, which doesn't hold locks for it.
-	sn, err := overlay.NewSnapshotter(dir, overlay.WithMetaStore(ms), overlay.AsynchronousRemove)
-	if err != nil {
-		return "", nil, fmt.Errorf("embedded store: overlayfs: %w", err)
 	}
 	return "overlayfs", sn, nil
 }
