@@ -65,11 +65,8 @@ func checkExec(o *pb.ExecOp, inputs int) (int, error) {
 		if m == nil {
 			return 0, fmt.Errorf("mount %d is missing", i)
 		}
-		if m.Input < -1 || m.Input >= int64(inputs) {
-			return 0, fmt.Errorf("mount %d at %q: there is no input %d", i, m.Dest, m.Input)
-		}
-		if _, ok := pb.MountType_name[int32(m.MountType)]; !ok {
-			return 0, fmt.Errorf("mount %d at %q: type %d is not known", i, m.Dest, m.MountType)
+		if err := CheckMount(m, inputs); err != nil {
+			return 0, fmt.Errorf("mount %d at %q: %w", i, m.Dest, err)
 		}
 		root = root || m.Dest == pb.RootMount
 		if m.MountType == pb.MountType_BIND {

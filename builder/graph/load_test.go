@@ -86,6 +86,10 @@ func TestLoadRefuses(t *testing.T) {
 	meta := &pb.Meta{Args: []string{"true"}}
 	root := &pb.Mount{Dest: "/", Input: 0, Output: 0}
 	exec := func(e *pb.ExecOp) *pb.Op { return &pb.Op{Op: &pb.Op_Exec{Exec: e}} }
+	mount := func(m *pb.Mount) *pb.Op {
+		m.Dest, m.Input, m.Output = "/x", -1, -1
+		return exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root, m}})
+	}
 	file := func(a ...*pb.FileAction) *pb.Op { return &pb.Op{Op: &pb.Op_File{File: &pb.FileOp{Actions: a}}} }
 	mkdir := &pb.FileAction_Mkdir{Mkdir: &pb.FileActionMkDir{Path: "/a"}}
 	for name, tc := range map[string]struct {
@@ -99,6 +103,13 @@ func TestLoadRefuses(t *testing.T) {
 		"mount of no input":       {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{{Dest: "/", Input: 7}}}), "there is no input 7"},
 		"mount of input -2":       {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{{Dest: "/", Input: -2}}}), "there is no input -2"},
 		"unknown mount type":      {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root, {Dest: "/x", Output: -1, MountType: 99}}}), "type 99 is not known"},
+		"unknown sharing mode":    {mount(&pb.Mount{MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{Sharing: 3}}), "invalid sharing mode 3"},
+		"negative tmpfs":          {mount(&pb.Mount{MountType: pb.MountType_TMPFS, TmpfsOpt: &pb.TmpfsOpt{Size: -1}}), "size -1 of a tmpfs is negative"},
+		"secret without options":  {mount(&pb.Mount{MountType: pb.MountType_SECRET}), "secret mount without options"},
+		"secret's mode":           {mount(&pb.Mount{MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s", Mode: 0o10400}}), "mode 010400 is not one of a file"},
+		"secret's user":           {mount(&pb.Mount{MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s", Uid: 1<<32 - 1}}), "user 4294967295"},
+		"agent without options":   {mount(&pb.Mount{MountType: pb.MountType_SSH}), "ssh mount without options"},
+		"agent's group":           {mount(&pb.Mount{MountType: pb.MountType_SSH, SSHOpt: &pb.SSHOpt{Gid: 1<<32 - 1}}), "group 4294967295"},
 		"unknown network":         {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root}, Network: 42}), "network mode 42"},
 		"unknown security":        {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root}, Security: -7}), "invalid security mode -7"},
 		"an output twice":         {exec(&pb.ExecOp{Meta: meta, Mounts: []*pb.Mount{root, {Dest: "/x", Output: 0}}}), "output 0 is made twice"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"path"
 	"strconv"
 	"sync"
@@ -19,7 +20,7 @@ type CacheMounts struct {
 	keeper Keeper
 
 	mu    sync.Mutex
-	open  map[string]*openCache // by name
+	inUse map[string]*openCache // by name
 	freed chan struct{}         // closed and replaced whenever one is released
 }
 
@@ -32,19 +33,22 @@ type Keeper interface {
 	Drop(ctx context.Context, name string) error
 }
 
-// openCache is a cache mount that is mounted.
+// openCache is a cache mount that somebody uses.
 type openCache struct {
-	ready     chan struct{}
-	err       error
+	name    string
+	sharing pb.CacheSharingOpt // of who opened it
+	ready   chan struct{}      // closed when it is mounted, or can't be
+	err     error              // why not; it is not open any more then
+	users   int                // 0 while it is being unmounted
+
 	dir       string
 	workspace *layer.Workspace
 	release   func()
-	users     int
 }
 
 // NewCacheMounts serves cache mounts out of layers.
 func NewCacheMounts(layers *layer.Store, keeper Keeper) *CacheMounts {
-	return &CacheMounts{layers: layers, keeper: keeper, open: map[string]*openCache{}, freed: make(chan struct{})}
+	return &CacheMounts{layers: layers, keeper: keeper, inUse: map[string]*openCache{}, freed: make(chan struct{})}
 }
 
 // CacheMount says which cache mount is wanted.
@@ -64,49 +68,47 @@ type MountedCache struct {
 	Release func()
 }
 
-// Get mounts a cache mount. A locked one that is in use is waited for; of a
-// private one that is in use, another is made.
+// Get mounts a cache mount. One that is in use is waited for if either use is to be
+// locked; of one that is in use where either use is to be private, another is made.
+// Who wants several has to ask for them in the order of their names: somebody else may
+// have one and wait for another.
 func (c *CacheMounts) Get(ctx context.Context, want CacheMount) (*MountedCache, error) {
-	for n := 0; ; {
-		name := cacheName(want, n)
-		o, mine, freed := c.take(name, want.Sharing)
-		switch {
-		case o == nil && want.Sharing == pb.CacheSharingOpt_PRIVATE:
-			n++
-			continue
-		case o == nil:
+	for {
+		o, mine, freed := c.take(want)
+		if o == nil {
 			select {
 			case <-freed:
 				continue
 			case <-ctx.Done():
-				return nil, context.Cause(ctx)
+				return nil, fmt.Errorf("wait for cache mount %q, which another step uses: %w", want.ID, context.Cause(ctx))
 			}
 		}
 		if mine {
-			o.err = c.mount(ctx, o, name, want)
-			close(o.ready)
+			if err := c.mount(ctx, o, want); err != nil {
+				return nil, err
+			}
 		}
 		select {
 		case <-o.ready:
 		case <-ctx.Done():
-			go func() { <-o.ready; c.put(name, o) }()
-			return nil, context.Cause(ctx)
+			go func() { <-o.ready; c.put(o) }()
+			return nil, fmt.Errorf("wait for cache mount %q: %w", want.ID, context.Cause(ctx))
 		}
-		if o.err != nil {
-			c.put(name, o)
-			return nil, o.err
+		if o.err == nil {
+			return &MountedCache{Dir: o.dir, Release: sync.OnceFunc(func() { c.put(o) })}, nil
 		}
-		return &MountedCache{Dir: o.dir, Release: sync.OnceFunc(func() { c.put(name, o) })}, nil
+		// Who was to mount it has failed, perhaps because nobody waits for that step
+		// any more. That is no reason for this one.
 	}
 }
 
-// cacheName names the nth cache mount of an id.
-func cacheName(want CacheMount, n int) string {
+// name is that of the nth cache mount with the id and seed.
+func (m CacheMount) name(n int) string {
 	seed := ""
-	if want.Seed != nil {
-		seed = want.Seed.Name
+	if m.Seed != nil {
+		seed = m.Seed.Name
 	}
-	sum := sha256.Sum256([]byte(want.ID + "\x00" + seed))
+	sum := sha256.Sum256([]byte(m.ID + "\x00" + seed))
 	name := "cachemount-" + hex.EncodeToString(sum[:16])
 	if n > 0 {
 		name += "-" + strconv.Itoa(n)
@@ -116,34 +118,52 @@ func cacheName(want CacheMount, n int) string {
 
 // take joins or opens a cache mount; it gives nil where that has to wait until
 // freed. The one it is mine for has to mount it.
-func (c *CacheMounts) take(name string, sharing pb.CacheSharingOpt) (_ *openCache, mine bool, freed chan struct{}) {
+func (c *CacheMounts) take(want CacheMount) (_ *openCache, mine bool, freed <-chan struct{}) {
+	const shared, private = pb.CacheSharingOpt_SHARED, pb.CacheSharingOpt_PRIVATE
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := c.open[name]
-	if o == nil {
-		o = &openCache{ready: make(chan struct{}), users: 1}
-		c.open[name] = o
-		return o, true, nil
+	for n := 0; ; n++ {
+		name := want.name(n)
+		o := c.inUse[name]
+		switch {
+		case o == nil:
+			o = &openCache{name: name, sharing: want.Sharing, ready: make(chan struct{}), users: 1}
+			c.inUse[name] = o
+			return o, true, nil
+		case o.users == 0:
+			return nil, false, c.freed
+		case o.sharing == shared && want.Sharing == shared:
+			o.users++
+			return o, false, nil
+		case want.Sharing == private || o.sharing == private && want.Sharing == shared:
+			continue
+		default:
+			return nil, false, c.freed
+		}
 	}
-	if sharing != pb.CacheSharingOpt_SHARED {
-		return nil, false, c.freed
-	}
-	o.users++
-	return o, false, nil
 }
 
-func (c *CacheMounts) mount(ctx context.Context, o *openCache, name string, want CacheMount) error {
+// mount mounts what was taken, or gives it up.
+func (c *CacheMounts) mount(ctx context.Context, o *openCache, want CacheMount) error {
+	defer close(o.ready)
+	if o.err = c.open(ctx, o, want); o.err != nil {
+		c.end(o)
+	}
+	return o.err
+}
+
+func (c *CacheMounts) open(ctx context.Context, o *openCache, want CacheMount) error {
 	if want.Fresh {
-		if err := c.keeper.Drop(ctx, name); err != nil {
+		if err := c.keeper.Drop(ctx, o.name); err != nil {
 			return err
 		}
 	}
-	lctx, release, err := c.keeper.Keep(ctx, name, "cached mount "+path.Clean(want.ID))
+	lctx, release, err := c.keeper.Keep(ctx, o.name, "cached mount "+path.Clean(want.ID))
 	if err != nil {
 		return err
 	}
 	o.release = release
-	if o.workspace, err = c.layers.OpenWorkspace(lctx, name, want.Seed); err != nil {
+	if o.workspace, err = c.layers.OpenWorkspace(lctx, o.name, want.Seed); err != nil {
 		return err
 	}
 	o.dir, err = o.workspace.Dir(lctx)
@@ -151,19 +171,30 @@ func (c *CacheMounts) mount(ctx context.Context, o *openCache, name string, want
 }
 
 // put ends one use; the last one unmounts.
-func (c *CacheMounts) put(name string, o *openCache) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if o.users--; o.users > 0 {
+func (c *CacheMounts) put(o *openCache) {
+	if o.err != nil {
 		return
 	}
+	c.mu.Lock()
+	o.users--
+	last := o.users == 0
+	c.mu.Unlock()
+	if last {
+		c.end(o)
+	}
+}
+
+// end unmounts, which may take its time, and lets others have it.
+func (c *CacheMounts) end(o *openCache) {
 	if o.workspace != nil {
 		_ = o.workspace.Unmount() // what stays is unmounted at the end of the layer store
 	}
 	if o.release != nil {
 		o.release()
 	}
-	delete(c.open, name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.inUse, o.name)
 	close(c.freed)
 	c.freed = make(chan struct{})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
@@ -66,6 +67,9 @@ func (s *ContainerSpec) check() error {
 	}
 	root := false
 	for _, m := range s.Mounts {
+		if err := graph.CheckMount(m, len(s.Inputs)); err != nil {
+			return fmt.Errorf("mount %s: %w: %w", m.Dest, err, errdefs.ErrInvalidArgument)
+		}
 		if m.Dest != pb.RootMount {
 			continue
 		}

@@ -2,6 +2,7 @@ package op
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ func (cfg *ExecConfig) environment(ctx context.Context, job schedule.Job, e envi
 			if s.GetOptional() && isAbsent(err) {
 				continue
 			}
-			return nil, err
+			return nil, fmt.Errorf("variable %s: %w", name, err)
 		}
 		env = append(env, name+"="+string(value))
 	}

@@ -36,7 +36,7 @@ type mounting struct {
 	mounts       []sandbox.Mount
 	trees        map[*pb.Mount]*layer.Workspace // the writable trees of bind mounts
 	dirs         map[*pb.Mount]string           // where bind and cache mounts lie on the host
-	caches       map[string]string              // directories of cache mounts by id
+	caches       map[string]string              // directories of cache mounts by name
 	undo         []func()                       // what ends with the process
 }
 
@@ -51,6 +51,9 @@ func newMounting(cfg *ExecConfig, job schedule.Job, inputs []*layer.Layer) *moun
 func (m *mounting) all(ctx context.Context, mounts []*pb.Mount) error {
 	sorted := slices.Clone(mounts)
 	slices.SortStableFunc(sorted, func(a, b *pb.Mount) int { return strings.Compare(m.target(a), m.target(b)) })
+	if err := m.openCaches(ctx, sorted); err != nil {
+		return err
+	}
 	for _, mt := range sorted {
 		if err := m.mount(ctx, mt); err != nil {
 			return fmt.Errorf("mount %s: %w", mt.Dest, err)
@@ -72,7 +75,7 @@ func (m *mounting) mount(ctx context.Context, mt *pb.Mount) error {
 	case pb.MountType_BIND:
 		return m.bind(ctx, mt)
 	case pb.MountType_CACHE:
-		return m.cache(ctx, mt)
+		return m.cache(mt)
 	case pb.MountType_TMPFS:
 		m.tmpfs(mt)
 		return nil
@@ -202,23 +205,38 @@ func (m *mounting) pin(fd int) (string, error) {
 // maxRaces bounds how often a path is looked up that others change.
 const maxRaces = 100
 
-func (m *mounting) cache(ctx context.Context, mt *pb.Mount) error {
+// openCaches opens all cache mounts before anything else is made, as it may have to
+// wait for them, and in an order in which steps don't wait for each other.
+func (m *mounting) openCaches(ctx context.Context, mounts []*pb.Mount) error {
+	caches := slices.DeleteFunc(slices.Clone(mounts), func(mt *pb.Mount) bool { return mt.MountType != pb.MountType_CACHE })
+	slices.SortStableFunc(caches, func(a, b *pb.Mount) int { return strings.Compare(m.wanted(a).name(0), m.wanted(b).name(0)) })
+	for _, mt := range caches {
+		want := m.wanted(mt)
+		name := want.name(0)
+		if m.caches[name] != "" {
+			continue
+		}
+		c, err := m.cfg.Caches.Get(ctx, want)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", mt.Dest, err)
+		}
+		m.undo = append(m.undo, c.Release)
+		m.caches[name] = c.Dir
+	}
+	return nil
+}
+
+// wanted is the cache mount that a mount shows.
+func (m *mounting) wanted(mt *pb.Mount) CacheMount {
 	id := mt.GetCacheOpt().GetID()
 	if id == "" {
 		id = mt.Dest
 	}
-	dir, ok := m.caches[id]
-	if !ok {
-		c, err := m.cfg.Caches.Get(ctx, CacheMount{
-			ID: id, Sharing: mt.GetCacheOpt().GetSharing(), Seed: m.input(mt), Fresh: m.fresh,
-		})
-		if err != nil {
-			return err
-		}
-		m.undo = append(m.undo, c.Release)
-		dir = c.Dir
-		m.caches[id] = dir
-	}
+	return CacheMount{ID: id, Sharing: mt.GetCacheOpt().GetSharing(), Seed: m.input(mt), Fresh: m.fresh}
+}
+
+func (m *mounting) cache(mt *pb.Mount) error {
+	dir := m.caches[m.wanted(mt).name(0)]
 	if mt.Selector != "" {
 		var err error
 		if dir, err = m.below(dir, mt.Selector); err != nil {

@@ -95,7 +95,7 @@ func TestCacheNames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, id := range []string{"", "a", "../..", "../../a", "/", "/etc", "a/../b", "a\x00b", strings.Repeat("x", 1<<16)} {
-		name := cacheName(CacheMount{ID: id}, 0)
+		name := CacheMount{ID: id}.name(0)
 		if other, ok := seen[name]; ok {
 			t.Errorf("%q and %q are one: %s", id, other, name)
 		}

@@ -2,7 +2,6 @@ package op
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,9 +20,6 @@ func isAbsent(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsNotI
 // secret mounts a secret as a file that lies in memory only.
 func (m *mounting) secret(ctx context.Context, mt *pb.Mount) error {
 	opt := mt.SecretOpt
-	if opt == nil {
-		return errors.New("secret mount without options")
-	}
 	data, err := m.cfg.Sessions.Secret(ctx, m.job.Sessions(), opt.ID)
 	if err != nil {
 		if opt.Optional && isAbsent(err) {
@@ -35,10 +31,11 @@ func (m *mounting) secret(ctx context.Context, mt *pb.Mount) error {
 	if err != nil {
 		return fmt.Errorf("secret %s: %w", opt.ID, err)
 	}
-	m.mounts = append(m.mounts, sandbox.Mount{
-		Target: m.target(mt), Source: file, Type: "bind",
-		Options: []string{"bind", "ro", "nosuid", "nodev"},
-	})
+	options := []string{"bind", "ro", "nosuid", "nodev"}
+	if opt.Mode&0o111 == 0 {
+		options = append(options, "noexec")
+	}
+	m.mounts = append(m.mounts, sandbox.Mount{Target: m.target(mt), Source: file, Type: "bind", Options: options})
 	return nil
 }
 
@@ -48,11 +45,7 @@ func (m *mounting) secretFile(opt *pb.SecretOpt, data []byte) (string, error) {
 		return "", err
 	}
 	m.undo = append(m.undo, func() { os.Remove(dir) })
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-	if opt.Mode&0o111 == 0 {
-		flags |= unix.MS_NOEXEC
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", flags, "mode=0700,size="+strconv.Itoa(len(data)+64<<10)); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size="+strconv.Itoa(len(data)+64<<10)); err != nil {
 		return "", fmt.Errorf("mount tmpfs: %w", err)
 	}
 	m.undo = append(m.undo, func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
@@ -69,9 +62,6 @@ func (m *mounting) secretFile(opt *pb.SecretOpt, data []byte) (string, error) {
 // ssh mounts a socket behind which the client's agent answers.
 func (m *mounting) ssh(ctx context.Context, mt *pb.Mount) error {
 	opt := mt.SSHOpt
-	if opt == nil {
-		return errors.New("ssh mount without options")
-	}
 	dir, err := os.MkdirTemp(m.cfg.Dir, "ssh-")
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -26,7 +27,8 @@ func (l *Local) ociRlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
 		name := strings.ToUpper(u.Name)
 		resource, ok := rlimits[name]
 		if !ok {
-			return nil, fmt.Errorf("unknown ulimit %.40q", u.Name)
+			known := strings.ToLower(strings.Join(slices.Sorted(maps.Keys(rlimits)), ", "))
+			return nil, fmt.Errorf("unknown ulimit %.40q: there are %s", u.Name, known)
 		}
 		if u.Soft < -1 || u.Hard < -1 {
 			return nil, fmt.Errorf("ulimit %s: negative limit", u.Name)

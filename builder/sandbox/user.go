@@ -43,7 +43,7 @@ func lookupUser(t *tree, name string) (owner, error) {
 	}
 	found, err := user.GetExecUser(name, nil, passwd, group)
 	if err != nil {
-		return owner{}, fmt.Errorf("user %.80q: %w", name, err)
+		return owner{}, fmt.Errorf("user %.80q: %w: give a name that /etc/passwd of the image has and a group that /etc/group has, or numbers", name, err)
 	}
 	o := owner{uid: uint32(found.Uid), gid: uint32(found.Gid)}
 	for _, gid := range found.Sgids {

@@ -33,7 +33,9 @@ func (c *Client) Secret(ctx context.Context, id string) ([]byte, error) {
 	return resp.Data, nil
 }
 
-func noSecret(id string) error { return fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound) }
+func noSecret(id string) error {
+	return fmt.Errorf("secret %s: %w: give it to the build with --secret id=%s", id, errdefs.ErrNotFound, id)
+}
 
 // Secret asks the sessions one after the other; see [Client.Secret].
 func (m *Manager) Secret(ctx context.Context, ids []string, id string) (data []byte, err error) {

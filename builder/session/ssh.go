@@ -39,7 +39,7 @@ func noAgent(id string, err error) error {
 	if errdefs.IsUnavailable(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("ssh agent %s: %w", id, err)
 	}
-	return fmt.Errorf("no SSH key %q forwarded from the client: %w: %w", id, err, errdefs.ErrNotFound)
+	return fmt.Errorf("no SSH key %q forwarded from the client (give it to the build with --ssh %s): %w: %w", id, id, err, errdefs.ErrNotFound)
 }
 
 func agentID(id string) string {
