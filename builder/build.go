@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -45,17 +46,25 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		}
 		return []string{req.Session}
 	}
+	var bridge *frontend.Bridge
+	policy, err := b.sourcePolicy(req, func(ctx context.Context, req *gwpb.ResolveSourceMetaRequest) (*gwpb.ResolveSourceMetaResponse, error) {
+		return bridge.Describe(ctx, req)
+	})
+	if err != nil {
+		return nil, err
+	}
 	blobs := b.prepare(req.Exporters)
 	explain := b.explainer(req.Attrs)
 	begun := time.Now()
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
-		ID: req.Ref + "/" + rand.Text(), Ops: ops{b: b, granted: granted, blobs: blobs, begun: begun}, Sessions: sessions, Sink: sink, Ran: explain.note,
+		ID: req.Ref + "/" + rand.Text(), Sessions: sessions, Sink: sink, Ran: explain.note,
+		Ops: ops{b: b, granted: granted, policy: policy, blobs: blobs, begun: begun},
 	})
 	defer build.Close()
-	bridge := frontend.NewBridge(frontend.Config{
+	bridge = frontend.NewBridge(frontend.Config{
 		Build: build, Layers: b.layers, Meta: metaResolver{b.sources}, Platform: b.cfg.Platforms[0],
 		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
-		Check: granted.check, Exec: b.exec, Lease: b.records.Temporary,
+		Check: granted.check, Policy: policy, Exec: b.exec, Lease: b.records.Temporary,
 		Loaded: blobs.expect,
 	}, req.Inputs)
 	defer bridge.Close()

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
+	"github.com/kiln-build/kiln/builder/policy"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
@@ -193,6 +194,7 @@ func (b *Builder) Close(ctx context.Context) error {
 type ops struct {
 	b       *Builder
 	granted permissions
+	policy  *policy.Policy
 	begun   time.Time
 	blobs   *preparation
 	// outer are the steps that made the definition which is built, one inside

@@ -4,6 +4,7 @@ import (
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/export/assemble"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -26,6 +27,10 @@ type Request struct {
 	// session isn't asked.
 	SessionTarget *export.Target
 	Entitlements  []string
+	// SourcePolicy decides on sources, and so does SourcePolicySession, the id of a
+	// session of the client's, "" for none.
+	SourcePolicy        *spb.Policy
+	SourcePolicySession string
 }
 
 // Response says what was made.

@@ -18,11 +18,13 @@ import (
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
+	"github.com/kiln-build/kiln/builder/policy"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/solver/result"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -49,6 +51,8 @@ type Config struct {
 	Sink      event.Sink
 	Sessions  func() []string
 	Workers   []gwclient.WorkerInfo
+	// Policy decides on all sources.
+	Policy *policy.Policy
 	// Loaded is told of each graph whose result is asked for.
 	Loaded func(*graph.Graph)
 	// Check says whether the build may do what a step does.
@@ -117,7 +121,7 @@ func (b *Bridge) Solve(ctx context.Context, req gwclient.SolveRequest) (*Result,
 	case hasDefinition && req.Frontend != "":
 		return nil, fmt.Errorf("a request has a definition and a frontend (%s), only one is possible: %w", req.Frontend, errdefs.ErrInvalidArgument)
 	case hasDefinition:
-		res, err = b.solveDefinition(req.Definition)
+		res, err = b.solveDefinition(ctx, req.Definition, req.SourcePolicies)
 	case req.Frontend != "":
 		res, err = b.solveFrontend(ctx, req)
 	default:
@@ -132,8 +136,8 @@ func (b *Bridge) Solve(ctx context.Context, req gwclient.SolveRequest) (*Result,
 	return res, err
 }
 
-func (b *Bridge) solveDefinition(def *pb.Definition) (*Result, error) {
-	ref, err := b.newRef(def)
+func (b *Bridge) solveDefinition(ctx context.Context, def *pb.Definition, policies []*spb.Policy) (*Result, error) {
+	ref, err := b.newRef(ctx, def, policies)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +159,7 @@ func (b *Bridge) solveFrontend(ctx context.Context, req gwclient.SolveRequest) (
 	if inputs == nil {
 		inputs = b.inputs
 	}
-	got, err := f(ctx, &client{b: b, opts: req.FrontendOpt, inputs: inputs})
+	got, err := f(ctx, &client{b: b, opts: req.FrontendOpt, inputs: inputs, policies: req.SourcePolicies})
 	if err != nil {
 		return nil, err
 	}
@@ -185,8 +189,14 @@ func (b *Bridge) Evaluate(ctx context.Context, res *Result) error {
 	return context.Cause(ctx)
 }
 
-func (b *Bridge) newRef(def *pb.Definition) (*Ref, error) {
-	g, err := graph.Load(def, b.cfg.Platform)
+// newRef makes the reference of a definition, to whose sources the policies apply
+// beside the build's.
+func (b *Bridge) newRef(ctx context.Context, def *pb.Definition, policies []*spb.Policy) (*Ref, error) {
+	p, err := b.cfg.Policy.With(policies)
+	if err != nil {
+		return nil, err
+	}
+	g, err := graph.Edits{Source: p.Apply}.Load(ctx, def, b.cfg.Platform)
 	if err != nil {
 		return nil, err
 	}

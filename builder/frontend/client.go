@@ -3,6 +3,7 @@ package frontend
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/kiln-build/kiln/builder/graph"
 	"github.com/moby/buildkit/client/llb"
@@ -11,6 +12,7 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/solver/result"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	digest "github.com/opencontainers/go-digest"
 )
@@ -21,6 +23,8 @@ type client struct {
 	b      *Bridge
 	opts   map[string]string
 	inputs map[string]*pb.Definition
+	// policies are for all that the frontend asks for.
+	policies []*spb.Policy
 }
 
 func (c *client) BuildOpts() gwclient.BuildOpts {
@@ -52,6 +56,7 @@ func (c *client) Inputs(context.Context) (map[string]llb.State, error) {
 }
 
 func (c *client) Solve(ctx context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
+	req.SourcePolicies = slices.Concat(c.policies, req.SourcePolicies)
 	res, err := c.b.Solve(ctx, req)
 	if err != nil {
 		return nil, err
@@ -60,6 +65,7 @@ func (c *client) Solve(ctx context.Context, req gwclient.SolveRequest) (*gwclien
 }
 
 func (c *client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	opt.SourcePolicies = slices.Concat(c.policies, opt.SourcePolicies)
 	return c.b.ResolveSourceMeta(ctx, op, opt)
 }
 

@@ -74,6 +74,8 @@ var capabilities = map[apicaps.CapID]bool{
 	"exporter.sourcedateepoch":   true,
 	"gc.freespacefilter":         true,
 	"history.filter":             true,
+	"source.policy":              true,
+	"source.policy.session":      true,
 }
 
 // Caps is the list that is told to clients, sorted by id.

@@ -19,7 +19,8 @@ type Graph struct {
 // Step is one operation on the outputs of other steps. Neither it nor what it
 // points to may be changed.
 type Step struct {
-	// Digest is that of the op's bytes; it is the vertex digest on the wire.
+	// Digest is that of the op's bytes, with a mark if Proxied; it is the vertex
+	// digest on the wire.
 	Digest digest.Digest
 	Op     *pb.Op
 	Inputs []Output
@@ -27,7 +28,9 @@ type Step struct {
 	Outputs int
 	// Platform is the normalised platform the step is for; never nil.
 	Platform *pb.Platform
-	Meta     Metadata
+	// Proxied: the step's process reaches the network of its mode through a proxy.
+	Proxied bool
+	Meta    Metadata
 	// Locations say where the step comes from in its author's files.
 	Locations []Location
 }

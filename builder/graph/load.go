@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -18,51 +19,78 @@ const maxSteps = 1 << 20
 // the given one. The definition must not be changed afterwards. All that is
 // wrong with the definition is reported here, as errdefs.ErrInvalidArgument.
 func Load(def *pb.Definition, platform ocispec.Platform) (*Graph, error) {
-	g, err := load(def, platform)
-	if err != nil {
-		return nil, fmt.Errorf("invalid LLB definition: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	return g, nil
+	return Edits{}.Load(context.Background(), def, platform)
 }
 
-func load(def *pb.Definition, platform ocispec.Platform) (*Graph, error) {
+// Load makes a graph as the function does, of the edited definition. An error of
+// e.Source is returned as it is.
+func (e Edits) Load(ctx context.Context, def *pb.Definition, platform ocispec.Platform) (*Graph, error) {
+	l, last, err := open(def, platform)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	if err := e.sources(ctx, l); err != nil {
+		return nil, err
+	}
+	l.proxy = e.Proxy
+	g, err := l.graph(last)
+	return g, invalid(err)
+}
+
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("invalid LLB definition: %w: %w", err, errdefs.ErrInvalidArgument)
+}
+
+// open reads the operations, of which the last one is the result.
+func open(def *pb.Definition, platform ocispec.Platform) (*loader, *pb.Op, error) {
 	if def == nil || len(def.Def) == 0 {
-		return nil, errors.New("it is empty")
+		return nil, nil, errors.New("it is empty")
 	}
 	if len(def.Def) < 2 {
-		return nil, errors.New("it has no operation, only a result")
+		return nil, nil, errors.New("it has no operation, only a result")
 	}
 	if len(def.Def) > maxSteps {
-		return nil, fmt.Errorf("it has %d operations, more than %d", len(def.Def), maxSteps)
+		return nil, nil, fmt.Errorf("it has %d operations, more than %d", len(def.Def), maxSteps)
 	}
-	l := loader{
+	l := &loader{
 		def:      def,
 		platform: normalize(&pb.Platform{OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant, OSVersion: platform.OSVersion, OSFeatures: platform.OSFeatures}),
-		ops:      make(map[digest.Digest]*pb.Op, len(def.Def)),
+		ops:      make(map[digest.Digest]*operation, len(def.Def)),
 		steps:    make(map[digest.Digest]*Step, len(def.Def)),
 	}
-	return l.graph()
+	var last *pb.Op
+	for i, dt := range def.Def {
+		op := new(pb.Op)
+		if err := op.UnmarshalVT(dt); err != nil {
+			return nil, nil, fmt.Errorf("operation %d cannot be read: %w", i, err)
+		}
+		l.ops[digest.FromBytes(dt)] = &operation{Op: op, bytes: dt}
+		last = op
+	}
+	return l, last, nil
 }
 
-// loader builds the steps of one definition from its result downwards.
+// loader builds the steps of one definition from its result downwards. Its maps are
+// by the digests that the definition has.
 type loader struct {
 	def      *pb.Definition
 	platform *pb.Platform
-	ops      map[digest.Digest]*pb.Op
+	proxy    bool
+	ops      map[digest.Digest]*operation
 	steps    map[digest.Digest]*Step
 	order    []*Step
 }
 
-func (l *loader) graph() (*Graph, error) {
-	var last *pb.Op
-	for i, dt := range l.def.Def {
-		op := new(pb.Op)
-		if err := op.UnmarshalVT(dt); err != nil {
-			return nil, fmt.Errorf("operation %d cannot be read: %w", i, err)
-		}
-		l.ops[digest.FromBytes(dt)] = op
-		last = op
-	}
+// operation is one of the definition. Its bytes are nil once it was changed.
+type operation struct {
+	*pb.Op
+	bytes []byte
+}
+
+func (l *loader) graph(last *pb.Op) (*Graph, error) {
 	if last.Op != nil || len(last.Inputs) != 1 || last.Inputs[0] == nil {
 		return nil, errors.New("the last operation must be the result: no body and exactly one input")
 	}
@@ -115,12 +143,12 @@ func (l *loader) visit(root digest.Digest) error {
 	return nil
 }
 
-func (l *loader) step(d digest.Digest, op *pb.Op) (*Step, error) {
-	outputs, err := check(op)
+func (l *loader) step(d digest.Digest, op *operation) (*Step, error) {
+	outputs, err := check(op.Op)
 	if err != nil {
 		return nil, err
 	}
-	s := &Step{Digest: d, Op: op, Outputs: outputs, Platform: l.platform}
+	s := &Step{Digest: d, Op: op.Op, Outputs: outputs, Platform: l.platform, Proxied: l.proxy && hasNetwork(op.Op)}
 	if op.Platform != nil {
 		s.Platform = normalize(op.Platform)
 	}
@@ -130,8 +158,14 @@ func (l *loader) step(d digest.Digest, op *pb.Op) (*Step, error) {
 			return nil, err
 		}
 		s.Inputs = append(s.Inputs, o)
+		if now := string(o.Step.Digest); now != in.Digest {
+			in.Digest, op.bytes = now, nil
+		}
 	}
-	if err := l.describe(s); err != nil {
+	if s.Digest, err = op.digest(d, s.Proxied); err != nil {
+		return nil, err
+	}
+	if err := l.describe(d, s); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -148,9 +182,9 @@ func (l *loader) output(in *pb.Input) (Output, error) {
 	return Output{Step: s, Index: int(in.GetIndex())}, nil
 }
 
-// describe adds what the definition says beside the op itself.
-func (l *loader) describe(s *Step) error {
-	m := l.def.Metadata[string(s.Digest)]
+// describe adds what the definition says beside the op itself, which it calls d.
+func (l *loader) describe(d digest.Digest, s *Step) error {
+	m := l.def.Metadata[string(d)]
 	for id := range m.GetCaps() {
 		if err := supports(id); err != nil {
 			return err
@@ -169,7 +203,7 @@ func (l *loader) describe(s *Step) error {
 	if e := m.GetExportCache(); e != nil {
 		s.Meta.ExportCache = &e.Value
 	}
-	for _, loc := range l.def.GetSource().GetLocations()[string(s.Digest)].GetLocations() {
+	for _, loc := range l.def.GetSource().GetLocations()[string(d)].GetLocations() {
 		i := int(loc.GetSourceIndex())
 		if infos := l.def.Source.Infos; i >= 0 && i < len(infos) && infos[i] != nil {
 			s.Locations = append(s.Locations, Location{Info: infos[i], Ranges: loc.GetRanges()})

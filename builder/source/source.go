@@ -81,6 +81,18 @@ func (s *Sources) Op(step *graph.Step) (schedule.Op, error) {
 	return nil, fmt.Errorf("source %q: no such scheme: %w", id, errdefs.ErrNotFound)
 }
 
+// Canonical gives the one name of a source that may be named in several ways; of one
+// that can't be understood, the name it has.
+func Canonical(op *pb.SourceOp) string {
+	id := op.GetIdentifier()
+	if name, ok := strings.CutPrefix(id, image.Scheme+"://"); ok {
+		if name, err := image.Canonical(name); err == nil {
+			return image.Scheme + "://" + name
+		}
+	}
+	return id
+}
+
 // MetaRequest asks what an image is, without its layers.
 type MetaRequest struct {
 	// Op is the source; its attributes count.

@@ -7,7 +7,6 @@ import (
 	"github.com/kiln-build/kiln/builder/frontend"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
-	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,9 +16,6 @@ import (
 func (s *Server) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.SolveResponse, error) {
 	b, err := s.find(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkPolicies(req.SourcePolicies); err != nil {
 		return nil, err
 	}
 	imports, err := cacheImports(req.CacheImports)
@@ -33,6 +29,7 @@ func (s *Server) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 		FrontendOpt:    req.FrontendOpt,
 		FrontendInputs: req.FrontendInputs,
 		CacheImports:   imports,
+		SourcePolicies: req.SourcePolicies,
 	})
 	if err != nil {
 		return nil, ofBuild(err)
@@ -49,17 +46,6 @@ func (s *Server) Solve(ctx context.Context, req *gwpb.SolveRequest) (*gwpb.Solve
 		resp.Ref = refPB(res.Ref).Id
 	}
 	return resp, nil
-}
-
-// checkPolicies fails where there are any: they are not implemented, and must
-// not be left out silently.
-func checkPolicies(policies []*spb.Policy) error {
-	for _, p := range policies {
-		if len(p.GetRules()) > 0 {
-			return status.Error(codes.Unimplemented, "source policies are not supported by this builder")
-		}
-	}
-	return nil
 }
 
 func cacheImports(in []*gwpb.CacheOptionsEntry) ([]gwclient.CacheOptionsEntry, error) {

@@ -48,6 +48,9 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 		Inputs:       req.FrontendInputs,
 		Exporters:    targets(req),
 		Entitlements: req.Entitlements,
+
+		SourcePolicy:        req.SourcePolicy,
+		SourcePolicySession: req.SourcePolicySession,
 	}}
 	if req.EnableSessionExporter {
 		all := target(req, len(req.Exporters), &controlapi.Exporter{})
@@ -109,7 +112,6 @@ func refuse(req *controlapi.SolveRequest) error {
 		asked bool
 		what  string
 	}{
-		{len(req.SourcePolicy.GetRules()) > 0 || req.SourcePolicySession != "", "source policies are"},
 		{req.ProxyNetwork, "the capturing proxy network is"},
 	} {
 		if c.asked {

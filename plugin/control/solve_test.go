@@ -20,7 +20,6 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	solvererrors "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
-	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	rpc "google.golang.org/genproto/googleapis/rpc/status"
@@ -136,8 +135,6 @@ func TestSolveRefuses(t *testing.T) {
 		{&controlapi.SolveRequest{Cache: export("inline")}, "failed to configure inline cache exporter"},
 		{&controlapi.SolveRequest{Cache: export("tape")}, `unknown cache exporter: "tape"`},
 		{&controlapi.SolveRequest{Cache: &controlapi.CacheOptions{ExportRefDeprecated: "r"}}, "failed to configure registry cache exporter"},
-		{&controlapi.SolveRequest{SourcePolicy: &spb.Policy{Rules: []*spb.Rule{{}}}}, "source policies are not supported"},
-		{&controlapi.SolveRequest{SourcePolicySession: "s"}, "source policies are not supported"},
 		{&controlapi.SolveRequest{ProxyNetwork: true}, "proxy network is not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"attest:sbom": ""}}, "SBOM attestations are not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"build-arg:BUILDKIT_ATTEST_X": ""}}, `unknown attestation type "x"`},

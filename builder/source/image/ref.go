@@ -37,6 +37,12 @@ func parseRef(s string) (ref, error) {
 	return r, nil
 }
 
+// Canonical gives the one name of the image that a reference, as users write it, names.
+func Canonical(s string) (string, error) {
+	r, err := parseRef(s)
+	return r.String(), err
+}
+
 // String is the whole reference.
 func (r ref) String() string {
 	if r.Digest == "" || strings.Contains(r.Name, "@") {
