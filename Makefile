@@ -18,6 +18,7 @@ ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_T
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
 TEST_DEBS  := $(BUILD_DEBS) busybox-static containernetworking-plugins curl e2fsprogs fuse-overlayfs fuse3 \
 	iproute2 iptables openssh-client procps util-linux qemu-user-static uidmap
+VM_DEBS    := $(TEST_DEBS) crun kmod qemu-system-x86 xz-utils
 CONFORMANCE_DEBS := $(TEST_DEBS) bzip2 dnsmasq-base gpg gpg-agent \
 	golang-github-containernetworking-plugin-dnsname make openssl patch xz-utils
 
@@ -44,11 +45,13 @@ tools: build-debs $(ALL_TOOLS:%=$(BIN)/tools/%) ## Build every pinned program th
 $(BIN)/tools/%: $(wildcard tools/*/go.mod) tools/build | build-debs
 	nice tools/build $* $(BIN)/tools
 
-.PHONY: build-debs test-debs conformance-debs
+.PHONY: build-debs test-debs vm-debs conformance-debs
 build-debs:
 	@tools/apt.sh $(BUILD_DEBS)
 test-debs:
 	@tools/apt.sh $(TEST_DEBS)
+vm-debs:
+	@tools/apt.sh $(VM_DEBS)
 conformance-debs:
 	@tools/apt.sh $(CONFORMANCE_DEBS)
 
@@ -94,6 +97,10 @@ soak: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build 1,000 times in one
 .PHONY: cycles
 cycles: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build and run on the snapshotter for long (CYCLES="-cycles N")
 	nice go test -v -count 1 -timeout 3h -run Cycles ./integration/snapshotter -args -cycles 200 $(CYCLES)
+
+.PHONY: test-vm
+test-vm: vm-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run tests in a virtual machine with cgroup v2 (VM="-suite REGEXP")
+	nice go run ./integration/vm $(VM)
 
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")

@@ -90,6 +90,7 @@ func TestStubSharedDirectory(t *testing.T) {
 			t.Error("made a mount point below a mount")
 		}
 		if changed {
+			time.Sleep(20 * time.Millisecond) // before Linux 6.13 times are those of ticks
 			if err := os.WriteFile(dir+"/file", nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
