@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 // bridgeWait is how long a client that drives its build may be ahead of the
@@ -86,8 +88,16 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 		return nil, err
 	}
 	job := schedule.Job{Sessions: sessions, Progress: event.Progress{Sink: sink}}
-	resp, err := b.finish(ctx, append(exporters, more...), req, res, job)
+	exporters = append(exporters, more...)
+	what, err := trees(ctx, res, exporters)
 	if err != nil {
+		return &Response{Explanation: explain.text(ctx)}, err
+	}
+	if err := checkPlatforms(sink, req, res, what); err != nil {
+		return nil, err
+	}
+	resp := respond(res)
+	if err := b.export(ctx, exporters, what, job, resp); err != nil {
 		return nil, err
 	}
 	explain.add(ctx, resp)
@@ -139,8 +149,7 @@ func (b *Builder) Bridge(ctx context.Context, ref string) (*frontend.Bridge, err
 	}
 }
 
-// result is what the definition, the frontend or the client makes, with all its
-// trees.
+// result is what the definition, the frontend or the client makes.
 func (b *Builder) result(ctx context.Context, bridge *frontend.Bridge, req Request) (*frontend.Result, error) {
 	var res *frontend.Result
 	var err error
@@ -157,28 +166,18 @@ func (b *Builder) result(ctx context.Context, bridge *frontend.Bridge, req Reque
 	if res == nil {
 		res = &frontend.Result{}
 	}
-	return res, bridge.Evaluate(ctx, res)
+	return res, nil
 }
 
-// finish exports the result.
-func (b *Builder) finish(ctx context.Context, exporters []export.Exporter, req Request, res *frontend.Result, job schedule.Job) (*Response, error) {
+// respond is the response before anything is exported.
+func respond(res *frontend.Result) *Response {
 	resp := &Response{Exporter: map[string]string{}, Descriptors: map[int]ocispec.Descriptor{}}
 	for k, v := range res.Metadata {
 		if strings.HasPrefix(k, "frontend.") {
 			resp.Exporter[k] = string(v)
 		}
 	}
-	what, err := exportable(ctx, res)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkPlatforms(job.Progress.Sink, req, res, what); err != nil {
-		return nil, err
-	}
-	if len(exporters) == 0 {
-		return resp, nil
-	}
-	return resp, b.export(ctx, exporters, what, job, resp)
+	return resp
 }
 
 // export runs all exporters at the same time, then what they have left for the
@@ -228,21 +227,30 @@ func (b *Builder) resolveExporters(ctx context.Context, targets []export.Target)
 	return all, nil
 }
 
-// exportable gives the trees of a result that was evaluated.
-func exportable(ctx context.Context, res *frontend.Result) (export.Result, error) {
+// trees makes all trees of a result at the same time, as far as the exporters need
+// them.
+func trees(ctx context.Context, res *frontend.Result, exporters []export.Exporter) (export.Result, error) {
+	get := (*frontend.Ref).Layer
+	if len(exporters) > 0 && !slices.ContainsFunc(exporters, export.Exporter.Files) {
+		get = (*frontend.Ref).Described
+	}
 	out := export.Result{Refs: map[string]*layer.Layer{}, Metadata: res.Metadata}
 	refs := res.Refs
 	if refs == nil {
 		refs = map[string]*frontend.Ref{"": res.Ref}
 	}
+	var mu sync.Mutex
+	eg, ctx := errgroup.WithContext(ctx)
 	for k, ref := range refs {
-		l, err := ref.Layer(ctx)
-		if err != nil {
-			return out, err
-		}
-		out.Refs[k] = l
+		eg.Go(func() error {
+			l, err := get(ref, ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			out.Refs[k] = l
+			return err
+		})
 	}
-	return out, nil
+	return out, eg.Wait()
 }
 
 // each calls f for 0..n-1 at the same time and returns their errors.

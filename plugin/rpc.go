@@ -23,14 +23,18 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// messageLimit is the largest message in either direction, in bytes.
-const messageLimit = 16 << 20
+// The largest messages in bytes. What BuildKit's clients take, and send unless told
+// otherwise, is 16 MiB, which holds a definition of some 80,000 steps.
+const (
+	recvLimit = 64 << 20
+	sendLimit = 16 << 20
+)
 
 // newServer makes the gRPC server with all services of the daemon.
 func newServer(c *control.Server, b *bridge.Server, content contentapi.ContentServer, images imagesapi.ImagesServer) *grpc.Server {
 	s := grpc.NewServer(
-		grpc.MaxRecvMsgSize(messageLimit),
-		grpc.MaxSendMsgSize(messageLimit),
+		grpc.MaxRecvMsgSize(recvLimit),
+		grpc.MaxSendMsgSize(sendLimit),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(unary),
 		grpc.StreamInterceptor(stream),

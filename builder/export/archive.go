@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 )
@@ -44,6 +45,8 @@ func newArchive(e *Exporters, t Target) (Exporter, error) {
 func (x *archiveExporter) Name() string {
 	return fmt.Sprintf("exporting to %s image format", x.Type)
 }
+
+func (x *archiveExporter) Files() bool { return x.remade() }
 
 func (x *archiveExporter) Export(ctx context.Context, job schedule.Job, r Result) (_ Outcome, err error) {
 	if x.Type == "docker" && r.isMap() {
@@ -89,7 +92,7 @@ func (x *archiveExporter) prepare(ctx context.Context, job schedule.Job, r Resul
 	if err != nil {
 		return nil, err
 	}
-	if err := x.fetch(ctx, job, img); err != nil {
+	if err := x.fetchUnless(ctx, job, img, func(layer.Blob) bool { return false }); err != nil {
 		return nil, err
 	}
 	if err := img.complete(); err != nil {

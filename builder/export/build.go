@@ -221,11 +221,12 @@ func (b *built) lazy() bool {
 	return false
 }
 
-// fetch brings the blobs here that are only shown lazily.
-func (e *Exporters) fetch(ctx context.Context, job schedule.Job, img *built) error {
+// fetchUnless brings the blobs here that aren't yet, where it is known from where,
+// but for those that can do without.
+func (e *Exporters) fetchUnless(ctx context.Context, job schedule.Job, img *built, without func(layer.Blob) bool) error {
 	for _, p := range img.platforms {
 		for i, blob := range p.blobs {
-			if !blob.Absent || !blob.Lazy() || e.cfg.Fetch == nil {
+			if !blob.Remote() || e.cfg.Fetch == nil || without(blob) {
 				continue
 			}
 			if err := e.cfg.Fetch(ctx, job, blob.Desc); err != nil {

@@ -33,8 +33,8 @@ type Config struct {
 	Unnamed  bool
 	Sessions *session.Manager
 	Registry Registry
-	// Fetch brings a blob of a base into the content store that was only shown
-	// lazily; nil: that can't be done.
+	// Fetch brings a blob of a base into the content store that wasn't needed so
+	// far; nil: that can't be done.
 	Fetch func(ctx context.Context, job schedule.Job, desc ocispec.Descriptor) error
 	// Labels are on the leases for what is being exported, by which one who starts
 	// after a crash knows what is left.
@@ -67,6 +67,9 @@ type Target struct {
 type Exporter interface {
 	// Name is what a user is told, such as "exporting to image".
 	Name() string
+	// Files tells whether the files of the result's trees are needed, or only
+	// their blobs: then the trees may be [layer.Remote].
+	Files() bool
 	// Export writes the result. It fails without leaving anything behind but
 	// content that containerd collects. It is called once.
 	Export(ctx context.Context, job schedule.Job, r Result) (Outcome, error)
@@ -121,6 +124,8 @@ func (e *Exporters) Resolve(_ context.Context, t Target) (Exporter, error) {
 type nothing struct{}
 
 func (nothing) Name() string { return "keeping the result in the cache" }
+
+func (nothing) Files() bool { return true }
 
 func (nothing) Export(context.Context, schedule.Job, Result) (Outcome, error) {
 	return Outcome{Release: func() {}}, nil

@@ -63,6 +63,8 @@ func newLocal(e *Exporters, t Target) (Exporter, error) {
 
 func (x *localExporter) Name() string { return "exporting to client directory" }
 
+func (x *localExporter) Files() bool { return true }
+
 func (x *localExporter) Export(ctx context.Context, job schedule.Job, r Result) (Outcome, error) {
 	err := x.withFiles(ctx, x.Target, r, x.fileOptions, func(client *session.Client, files fsutil.FS) error {
 		item := job.Progress.Begin("copying files")
@@ -87,6 +89,8 @@ func newTar(e *Exporters, t Target) (Exporter, error) {
 }
 
 func (x *tarExporter) Name() string { return "exporting to client tarball" }
+
+func (x *tarExporter) Files() bool { return true }
 
 func (x *tarExporter) Export(ctx context.Context, job schedule.Job, r Result) (Outcome, error) {
 	err := x.withFiles(ctx, x.Target, r, x.fileOptions, func(client *session.Client, files fsutil.FS) error {

@@ -77,6 +77,11 @@ func (x *imageExporter) checkNames() error {
 
 func (x *imageExporter) Name() string { return "exporting to image" }
 
+func (x *imageExporter) Files() bool { return x.unpack || x.stored() || x.remade() }
+
+// stored: the image may become one of the store's.
+func (x *imageExporter) stored() bool { return x.store && x.cfg.Images != nil }
+
 func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) (_ Outcome, err error) {
 	ctx, release, err := x.lease(ctx)
 	if err != nil {
@@ -103,8 +108,8 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 	if !x.cfg.Unnamed {
 		kept = named
 	}
-	if x.store && x.cfg.Images != nil && len(kept) > 0 {
-		err = x.keep(ctx, job.Progress, img, kept)
+	if x.stored() && len(kept) > 0 {
+		err = x.keep(ctx, job, img, kept)
 	} else {
 		err = x.write(ctx, job.Progress, img)
 	}
@@ -127,8 +132,13 @@ func (x *imageExporter) Export(ctx context.Context, job schedule.Job, r Result) 
 
 // keep makes the image one of the store's. Whoever finds it by a name finds it
 // complete.
-func (x *imageExporter) keep(ctx context.Context, progress event.Progress, img *built, names []string) error {
+func (x *imageExporter) keep(ctx context.Context, job schedule.Job, img *built, names []string) error {
+	progress := job.Progress
 	if !x.incomplete {
+		shown := func(b layer.Blob) bool { return b.Lazy() }
+		if err := x.fetchUnless(ctx, job, img, shown); err != nil {
+			return err
+		}
 		if err := img.complete(); err != nil {
 			return err
 		}

@@ -34,6 +34,9 @@ type imageOptions struct {
 	metadata map[string]string
 }
 
+// remade: layers that came as blobs may have to be made anew.
+func (o *imageOptions) remade() bool { return o.compression.Force || o.rewrite }
+
 // imageOptions takes the shared attributes; those that an exporter has of its
 // own must have been taken before.
 func (a *attrs) imageOptions(t Target) (imageOptions, error) {

@@ -53,6 +53,20 @@ func (r *Ref) Layer(ctx context.Context) (*layer.Layer, error) {
 	return l, nil
 }
 
+// Described is [Ref.Layer] for those who need the tree's blobs only: what is a
+// registry's may be [layer.Remote].
+func (r *Ref) Described(ctx context.Context) (*layer.Layer, error) {
+	if r == nil {
+		return nil, nil
+	}
+	res, err := r.b.cfg.Build.Described(ctx, r.graph)
+	if err != nil {
+		return nil, r.b.explain(err)
+	}
+	l, _ := res.(*layer.Layer)
+	return l, nil
+}
+
 // Evaluate makes the tree.
 func (r *Ref) Evaluate(ctx context.Context) error {
 	_, err := r.Layer(ctx)

@@ -60,9 +60,12 @@ type Blob struct {
 	DiffID digest.Digest
 	// Absent: the content store doesn't hold the blob. It is a layer of an
 	// image that a lazy snapshotter shows, or that was unpacked by somebody who
-	// then dropped the blob.
+	// then dropped the blob, or that is [Remote].
 	Absent bool
 }
+
+// Remote tells whether it is known from where a blob that is absent can be had.
+func (b Blob) Remote() bool { return b.Absent && b.Desc.Annotations[AnnotationSource] != "" }
 
 // Lazy tells whether the blob may be shown without being fetched.
 func (b Blob) Lazy() bool { return lazy(b.Desc) }
@@ -99,6 +102,12 @@ func (s *Store) Blobs(ctx context.Context, l *Layer, c Compression, progress eve
 // blob returns the blob of one layer.
 func (s *Store) blob(ctx context.Context, l *Layer, c Compression, progress event.Progress) (Blob, error) {
 	r := recipe{c.options(), c.Epoch}
+	if l.remote {
+		if c.Force || c.Epoch != nil {
+			return Blob{}, fmt.Errorf("its files are not here: %w", errdefs.ErrFailedPrecondition)
+		}
+		return *l.source, nil
+	}
 	unlock, err := s.packing.lock(ctx, l.Name+" "+r.name())
 	if err != nil {
 		return Blob{}, err

@@ -33,6 +33,8 @@ type Layer struct {
 	ground *ground
 	// source is the blob that the layer was unpacked from; nil for none.
 	source *Blob
+	// remote: there is no snapshot, see [Remote].
+	remote bool
 }
 
 // Lazy tells whether a part of the tree may be shown without having been fetched.

@@ -96,6 +96,37 @@ func (b *Build) Result(ctx context.Context, g *graph.Graph) (Result, error) {
 	return results[g.Result.Index], nil
 }
 
+// Described is [Build.Result] for those to whom a description will do, see
+// [Key.Describe]. It is given of what isn't there.
+func (b *Build) Described(ctx context.Context, g *graph.Graph) (Result, error) {
+	s := g.Result.Step
+	if s == nil || len(s.Inputs) > 0 {
+		return b.Result(ctx, g)
+	}
+	if err := b.begin(); err != nil {
+		return nil, err
+	}
+	defer b.work.Done()
+	b.vertices.add(g)
+	_, key, err := b.pin(ctx, s)
+	if err != nil {
+		return nil, b.failed(s, err)
+	}
+	id, err := b.lookup(s, cache.DefinitionKey(key.Digest, nil))
+	if err != nil {
+		return nil, b.failed(s, err)
+	}
+	if key.Describe == nil || id != "" {
+		return b.Result(ctx, g)
+	}
+	r, err := key.Describe(b.job(s))
+	if err != nil {
+		return nil, b.failed(s, err)
+	}
+	b.vertices.cached(s.Digest, key.Worked)
+	return r, nil
+}
+
 // errBuildEnded is the cause of the end of what a build did when it was closed.
 var errBuildEnded = fmt.Errorf("the build has ended: %w", context.Canceled)
 

@@ -52,6 +52,9 @@ type Key struct {
 	Inputs []InputKey
 	// Record describes the record that a run will make.
 	Record cache.Description
+	// Describe, where it isn't nil, says what the result of a step without inputs
+	// is without making it, for those who don't need more.
+	Describe func(Job) (Result, error)
 	// Worked: pinning did work that a build shows as done, not as cached.
 	Worked bool
 }

@@ -36,13 +36,13 @@ var cases = []benchCase{
 	{name: "parallel16", what: "16 stages of sleep 0.3, copied into one",
 		prepare: build("FROM BASE\nRUN true\n"), timed: build(parallelStages(16))},
 	{name: "context-first", what: "a context of 20,000 files, new to the daemon, copied",
-		prepare: prune, timed: copyContext},
+		prepare: anew, timed: copyContext},
 	{name: "context-same", what: "the same context again",
 		prepare: copyContext, timed: copyContext},
 	{name: "context-changed", what: "the same context with one file changed, copied",
 		prepare: changeContext, timed: copyContext},
 	{name: "pull300", what: "an image of 300 MB, new to the daemon, pulled, and a step on it",
-		prepare: prune, timed: build("FROM DATA\nRUN true NONCE\n")},
+		prepare: anew, timed: build("FROM DATA\nRUN true NONCE\n")},
 	{name: "export300", what: "a step that writes 300 MB, to a gzip OCI tar",
 		prepare: build("FROM DATA\nRUN true\n"), timed: buildTar("FROM BASE\nRUN --mount=from=DATA,target=/in cp /in/data /NONCE\n")},
 	{name: "clients24", what: "24 clients at once, 6 steps each",
@@ -160,12 +160,12 @@ func changeContext(ctx context.Context, w *work) error {
 	return os.WriteFile(filepath.Join(tree, "d042", "f42"), []byte(w.nonce), 0o644)
 }
 
-// prune makes the daemon forget everything, and the context exist.
-func prune(ctx context.Context, w *work) error {
+// anew makes the daemon know nothing, and the context exist.
+func anew(ctx context.Context, w *work) error {
 	if _, err := w.files(); err != nil {
 		return err
 	}
-	return w.daemon.buildctl(ctx, "prune", "--all")
+	return w.daemon.anew(ctx)
 }
 
 // emptyNode leaves nothing in the daemon and in its containerd, and an image that

@@ -40,6 +40,7 @@ var onContainerd = []kind{
 type daemon struct {
 	kind
 	root string
+	old  []string // the roots before it
 	addr string
 	*server
 	containerd *containerd // nil: none
@@ -88,6 +89,18 @@ func (d *daemon) restart(ctx context.Context) error {
 	return d.boot(ctx)
 }
 
+// anew stops the daemon and starts it on an empty root. The old one stays: for
+// minutes ext4 doesn't reuse the inodes of deleted files, and looks at each of
+// them whenever a file is made, so that making many takes several times as long.
+func (d *daemon) anew(ctx context.Context) error {
+	if err := d.stop(); err != nil {
+		return err
+	}
+	d.old = append(d.old, d.root)
+	d.root = fmt.Sprintf("%s-%d", d.old[0], len(d.old))
+	return d.boot(ctx)
+}
+
 // remove stops the daemon and deletes what it kept.
 func (d *daemon) remove() error {
 	if d.containerd != nil { // what was pulled lazily is mounted below the root
@@ -100,8 +113,10 @@ func (d *daemon) remove() error {
 	if err := d.stop(); err != nil {
 		return err
 	}
-	if err := removeRoot(d.root); err != nil {
-		return fmt.Errorf("%s: %w", d.name, err)
+	for _, root := range append(d.old, d.root) {
+		if err := removeRoot(root); err != nil {
+			return fmt.Errorf("%s: %w", d.name, err)
+		}
 	}
 	if d.containerd != nil {
 		return d.containerd.remove()

@@ -123,17 +123,28 @@ func (t *Tree) Mkfile(a *pb.FileActionMkFile, owner *Owner) error {
 		return pathError("mkfile", p, errno(err))
 	}
 	defer dir.Close()
-	// What is there must not be opened: it may be a device.
-	at, temp := int(dir.Fd()), ".kiln-"+rand.Text()
-	err = writeFile(at, temp, a, owner)
-	if err == nil {
-		err = unix.Renameat(at, temp, at, name)
+	err = writeFile(int(dir.Fd()), name, a, owner)
+	if errno(err) == unix.EEXIST {
+		err = replaceFile(int(dir.Fd()), name, a, owner)
 	}
 	if err != nil {
-		_ = unix.Unlinkat(at, temp, 0)
 		return pathError("mkfile", p, errno(err))
 	}
 	return nil
+}
+
+// replaceFile makes a file in place of what is there, which must not be opened:
+// it may be a device.
+func replaceFile(dir int, name string, a *pb.FileActionMkFile, owner *Owner) error {
+	temp := ".kiln-" + rand.Text()
+	err := writeFile(dir, temp, a, owner)
+	if err == nil {
+		err = unix.Renameat(dir, temp, dir, name)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(dir, temp, 0)
+	}
+	return err
 }
 
 func writeFile(dir int, name string, a *pb.FileActionMkFile, owner *Owner) error {

@@ -23,11 +23,12 @@ type Tree struct{ root *os.File }
 
 // Open opens the directory as a tree. The caller has to close it.
 func Open(dir string) (*Tree, error) {
-	f, err := os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	// Not by package os, which would try to wait for it.
+	fd, err := retry(func() (int, error) { return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return nil, fmt.Errorf("opening the tree: %w", err)
+		return nil, fmt.Errorf("opening the tree: %w", pathError("open", dir, err))
 	}
-	return &Tree{root: f}, nil
+	return &Tree{root: os.NewFile(uintptr(fd), dir)}, nil
 }
 
 // Close closes the tree's directory.

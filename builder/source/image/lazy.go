@@ -90,7 +90,7 @@ func (s *Source) grant(job schedule.Job, req request, p pinned) string {
 }
 
 // Fetch brings a blob into the content store that the base of an image has, and that
-// was only shown lazily until now.
+// wasn't needed until now.
 func (s *Source) Fetch(ctx context.Context, job schedule.Job, desc ocispec.Descriptor) error {
 	source := desc.Annotations[layer.AnnotationSource]
 	if source == "" {

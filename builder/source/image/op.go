@@ -43,7 +43,7 @@ func (o *op) Key(ctx context.Context, job schedule.Job) (schedule.Key, error) {
 	}
 	o.pinned = &p
 	o.s.grant(job, o.req, p) // what is mounted already may need it, too
-	return schedule.Key{
+	key := schedule.Key{
 		Digest: p.key(),
 		Parts: []cache.Part{
 			{Name: "image", Value: o.req.String()},
@@ -51,7 +51,16 @@ func (o *op) Key(ctx context.Context, job schedule.Job) (schedule.Key, error) {
 			{Name: "layers", Value: p.chain().String()},
 		},
 		Record: cache.Description{Kind: o.req.kind, Text: "pulled from " + o.pinnedName(p.root.Digest)},
-	}, nil
+	}
+	if o.req.layout == nil {
+		key.Describe = o.describe
+	}
+	return key, nil
+}
+
+// describe gives the layers that the registry has.
+func (o *op) describe(job schedule.Job) (schedule.Result, error) {
+	return layer.Remote(o.s.image(job, o.req, *o.pinned, o.pinnedName(o.pinned.root.Digest)))
 }
 
 func (o *op) pinnedName(d digest.Digest) string {
@@ -73,6 +82,12 @@ func (o *op) Run(ctx context.Context, job schedule.Job, _ []schedule.Result) ([]
 	return []schedule.Result{l}, nil
 }
 
+func (s *Source) image(job schedule.Job, req request, p pinned, name string) layer.Image {
+	img := layer.Image{Layers: s.lazyLayers(job, req, p), DiffIDs: p.config.RootFS.DiffIDs}
+	img.Created, img.Description = p.describe(name)
+	return img
+}
+
 func (s *Source) unpack(ctx context.Context, job schedule.Job, req request, p pinned, name string) (*layer.Layer, error) {
 	ctx = s.cfg.Store.Context(ctx)
 	from, err := s.remote(ctx, job, req) // for the sessions that wait now
@@ -86,13 +101,10 @@ func (s *Source) unpack(ctx context.Context, job schedule.Job, req request, p pi
 		}
 	}
 	item.Done()
-	img := layer.Image{
-		Layers: s.lazyLayers(job, req, p), DiffIDs: p.config.RootFS.DiffIDs,
-		Fetch: func(ctx context.Context, d ocispec.Descriptor) error {
-			return s.blobs.ensure(ctx, from, d, job.Progress)
-		},
+	img := s.image(job, req, p, name)
+	img.Fetch = func(ctx context.Context, d ocispec.Descriptor) error {
+		return s.blobs.ensure(ctx, from, d, job.Progress)
 	}
-	img.Created, img.Description = p.describe(name)
 	l, err := s.cfg.Layers.Unpack(ctx, img, job.Progress)
 	if err != nil {
 		return nil, err

@@ -31,7 +31,7 @@ var bucketJournal = []byte("journal")
 // gather is how long changes are gathered before they are written, retry how
 // long a write that failed waits.
 const (
-	gather = 20 * time.Millisecond
+	gather = 100 * time.Millisecond
 	retry  = time.Second
 )
 
