@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/sandbox"
-	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/plugin/bridge"
@@ -38,7 +37,7 @@ type Daemon struct {
 	lock      *lock
 	snapshots *snapshots // nil: not served
 	store     *store.Store
-	network   *cni.Provider // nil: the host's
+	network   networks // nil: the host's
 	runner    *sandbox.Local
 	emulators *emulation.Emulators
 	builder   *builder.Builder
@@ -72,7 +71,7 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 	if d.store, err = openStore(ctx, cfg, d.snapshots, of.registries); err != nil {
 		return nil, err
 	}
-	if d.network, err = openNetwork(cfg); err != nil {
+	if d.network, err = openNetwork(ctx, cfg); err != nil {
 		return nil, err
 	}
 	d.emulators = openEmulation(cfg)

@@ -52,7 +52,7 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		Registries:     of.registries,
 		Entitlements:   entitlements(cfg),
 		Devices:        devices,
-		Labels:         workerLabels(cfg, st),
+		Labels:         workerLabels(cfg, st, d.network),
 		Platforms:      platforms,
 		FixedPlatforms: len(cfg.Platforms) > 0,
 		Emulation:      d.emulators,
@@ -93,7 +93,7 @@ func entitlements(cfg config.Config) []string {
 // openSandbox makes what runs processes, and removes what an earlier daemon on
 // the same root left of its own.
 func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*sandbox.Local, error) {
-	cfg, network := d.cfg, d.network
+	cfg := d.cfg
 	if cfg.Sandbox.SetupCgroup {
 		if err := sandbox.VacateCgroup(meter.Root); err != nil {
 			return nil, err
@@ -108,9 +108,7 @@ func (d *Daemon) openSandbox(ctx context.Context, devices *device.Devices) (*san
 		AppArmorProfile: cfg.Sandbox.AppArmor,
 		SELinux:         cfg.Sandbox.SELinux,
 		Devices:         devices,
-	}
-	if network != nil {
-		c.Network = network
+		Network:         d.network,
 	}
 	if err := d.chooseRuntime(ctx, &c); err != nil {
 		return nil, err

@@ -1,37 +1,58 @@
 package plugin
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/bridge"
 	"github.com/kiln-build/kiln/builder/sandbox/cni"
 	"github.com/kiln-build/kiln/plugin/config"
 )
 
-// openNetwork opens what gives networks to processes that ask for none in
-// particular. It is nil where that is the host's.
-func openNetwork(cfg config.Config) (*cni.Provider, error) {
-	n := cfg.Network
-	c := cni.Config{
-		Dir:       filepath.Join(cfg.Root, "network"),
-		PluginDir: n.CNIBinDir,
-		Ready:     n.PoolSize,
-		Rootless:  cfg.Sandbox.Rootless,
+// networks gives networks to processes that ask for none in particular.
+type networks interface {
+	sandbox.NetworkProvider
+	io.Closer
+}
+
+// openNetwork opens what the network mode says. It is nil for the host's network,
+// which is also what auto means where no bridge can be made and none is configured.
+func openNetwork(ctx context.Context, cfg config.Config) (networks, error) {
+	n, mode := cfg.Network, networkMode(cfg)
+	bridges := bridge.Config{Dir: filepath.Join(cfg.Root, "bridge"), Name: n.BridgeName, Subnet: n.BridgeSubnet, Ready: n.PoolSize}
+	if mode != "bridge" {
+		// It may have been the mode of an earlier daemon.
+		if err := bridge.Sweep(ctx, bridges.Dir); err != nil {
+			log.G(ctx).WithError(err).Warn("what a daemon that was killed has left of its networks stays")
+		}
 	}
-	switch networkMode(cfg) {
-	case "bridge":
-		c.Bridge = &cni.Bridge{Name: n.BridgeName, Subnet: n.BridgeSubnet}
+	switch mode {
 	case "cni":
-		c.File = n.CNIConfig
-	default:
-		return nil, nil
+		p, err := cni.Open(cni.Config{Dir: filepath.Join(cfg.Root, "network"), PluginDir: n.CNIBinDir, File: n.CNIConfig, Ready: n.PoolSize})
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	case "bridge":
+		p, err := bridge.Open(ctx, bridges)
+		if err != nil && n.Mode == "auto" && n.BridgeName == "" && n.BridgeSubnet == "" {
+			log.G(ctx).WithError(err).Warn("network mode auto: steps have the host's network, loopback included")
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
-	return cni.Open(c)
+	return nil, nil
 }
 
 // networkMode is the mode that is meant: cni where there is a configuration of it, else
-// with auto a bridge where what that takes is installed, else host. A rootless daemon
-// may not be able to use either.
+// with auto a bridge, else host. A rootless daemon may not be able to use either.
 func networkMode(cfg config.Config) string {
 	n := cfg.Network
 	if n.Mode != "auto" && n.Mode != "cni-or-host" {
@@ -43,7 +64,7 @@ func networkMode(cfg config.Config) string {
 	if _, err := os.Stat(n.CNIConfig); err == nil {
 		return "cni"
 	}
-	if n.Mode == "auto" && cni.HasBridge(n.CNIBinDir) {
+	if n.Mode == "auto" {
 		return "bridge"
 	}
 	return "host"

@@ -16,7 +16,7 @@ import (
 const labelPrefix = "org.mobyproject.buildkit.worker."
 
 // workerLabels describe the worker. The configured ones go before them.
-func workerLabels(cfg config.Config, st *store.Store) map[string]string {
+func workerLabels(cfg config.Config, st *store.Store, network networks) map[string]string {
 	labels := map[string]string{
 		labelPrefix + "executor":         "oci",
 		labelPrefix + "snapshotter":      st.Snapshotter,
@@ -27,7 +27,7 @@ func workerLabels(cfg config.Config, st *store.Store) map[string]string {
 	if host, err := os.Hostname(); err == nil {
 		labels[labelPrefix+"hostname"] = host
 	}
-	if networkMode(cfg) != "host" {
+	if network != nil {
 		labels[labelPrefix+"network"] = "cni"
 	}
 	if cfg.Sandbox.HostPID {

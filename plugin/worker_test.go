@@ -11,20 +11,20 @@ import (
 func TestWorkerLabels(t *testing.T) {
 	t.Parallel()
 	get := func(cfg config.Config, st *store.Store, name string) string {
-		return workerLabels(cfg, st)["org.mobyproject.buildkit.worker."+name]
+		return workerLabels(cfg, st, nil)["org.mobyproject.buildkit.worker."+name]
 	}
 	embedded := &store.Store{Snapshotter: "native"}
 	host := &store.Store{Snapshotter: "overlayfs", Namespace: "k8s.io", Host: &store.HostInfo{UUID: "u"}}
 	cfg := config.Config{Labels: map[string]string{labelPrefix + "sandbox": "true"}}
 	if get(cfg, embedded, "executor") != "oci" || get(cfg, embedded, "snapshotter") != "native" || get(cfg, embedded, "containerd.uuid") != "" || get(cfg, embedded, "sandbox") != "true" {
-		t.Errorf("embedded: %v", workerLabels(cfg, embedded))
+		t.Errorf("embedded: %v", workerLabels(cfg, embedded, nil))
 	}
 	if get(cfg, host, "executor") != "containerd" || get(cfg, host, "containerd.uuid") != "u" || get(cfg, host, "containerd.namespace") != "k8s.io" {
-		t.Errorf("host: %v", workerLabels(cfg, host))
+		t.Errorf("host: %v", workerLabels(cfg, host, nil))
 	}
 	cfg.Sandbox.HostPID = true
 	if get(cfg, embedded, "oci.process-mode") != "no-sandbox" {
-		t.Errorf("host PID: %v", workerLabels(cfg, embedded))
+		t.Errorf("host PID: %v", workerLabels(cfg, embedded, nil))
 	}
 }
 

@@ -123,8 +123,6 @@ func bkDefault(env Environment) bkFile {
 		NetworkMode:   "auto",
 		CNIConfigPath: "/etc/buildkit/cni.json",
 		CNIBinaryPath: "/opt/cni/bin",
-		BridgeName:    "buildkit0",
-		BridgeSubnet:  "10.10.0.0/16",
 	}
 	f.Worker.OCI.bkWorker = common
 	f.Worker.Containerd.bkWorker = common

@@ -216,6 +216,7 @@ type Network struct {
 	CNIConfig    string `toml:"cniConfig"`
 	CNIBinDir    string `toml:"cniBinDir"`
 	PoolSize     int    `toml:"poolSize"`
+	// BridgeName and BridgeSubnet are chosen where they are empty.
 	BridgeName   string `toml:"bridgeName"`
 	BridgeSubnet string `toml:"bridgeSubnet"`
 }
@@ -285,7 +286,7 @@ func Default(env Environment) Config {
 		}},
 		Sandbox:    Sandbox{Rootless: env.UserNamespace},
 		CDI:        CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi", filepath.Join(p.config, "cdi")}},
-		Network:    Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", BridgeName: "kiln0", BridgeSubnet: "10.11.0.0/16"},
+		Network:    Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin"},
 		Registries: map[string]Registry{},
 		CertsDirs:  []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"},
 		Labels:     map[string]string{},

@@ -55,8 +55,8 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "network", usage: "network `MODE` of the processes of builds: auto, host, bridge, cni or cni-or-host", set: text(func(c *Config) *string { return &c.Network.Mode })},
 	{flag: "cni-config", usage: "CNI network list `FILE` for network mode cni", set: text(func(c *Config) *string { return &c.Network.CNIConfig })},
 	{flag: "cni-bin-dir", usage: "`DIR` of CNI plugins", set: text(func(c *Config) *string { return &c.Network.CNIBinDir })},
-	{flag: "bridge-name", usage: "`NAME` of the bridge of network mode bridge", set: text(func(c *Config) *string { return &c.Network.BridgeName })},
-	{flag: "bridge-subnet", usage: "`ADDRESS/BITS` of that bridge's networks", set: text(func(c *Config) *string { return &c.Network.BridgeSubnet })},
+	{flag: "bridge-name", usage: "`NAME` of the bridge of network mode bridge; one is chosen if none is given", set: text(func(c *Config) *string { return &c.Network.BridgeName })},
+	{flag: "bridge-subnet", usage: "`ADDRESS/BITS` of that bridge's networks; they are chosen if none are given", set: text(func(c *Config) *string { return &c.Network.BridgeSubnet })},
 	{flag: "dns", usage: "`ADDRESS` of a name server for builds (repeatable)", set: texts(func(c *Config) *[]string { return &c.DNS.Nameservers })},
 	{flag: "certs-dir", usage: "`DIR` with hosts.toml or certificates of registries (repeatable)", set: texts(func(c *Config) *[]string { return &c.CertsDirs })},
 

@@ -10,20 +10,27 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/kiln-build/kiln/builder/sandbox"
 )
 
 var bridges atomic.Int32
 
-// newConfig has a bridge that no other test has.
-func newConfig(t *testing.T) Config {
-	n := bridges.Add(1)
-	return Config{
-		Dir: t.TempDir(), PluginDir: pluginDir,
-		Bridge: &Bridge{Name: fmt.Sprintf("kilntest%d", n), Subnet: fmt.Sprintf("10.77.%d.0/24", n)},
-	}
+// network is a bridge that no other test has. Its subnet is PREFIX0/24.
+type network struct {
+	name, prefix string
+}
+
+// newConfig has a network, which needs the plugins bridge, host-local and firewall.
+func newConfig(t testing.TB) (Config, network) {
+	i := bridges.Add(1)
+	n := network{fmt.Sprintf("kilntest%d", i), fmt.Sprintf("10.77.%d.", i)}
+	return Config{Dir: t.TempDir(), PluginDir: pluginDir, File: write(t, "c.conflist", n.fill(list))}, n
+}
+
+// fill puts the names of a network into the text of a configuration.
+func (n network) fill(text string) string {
+	return strings.NewReplacer("NAME", n.name, "SUBNET", n.prefix+"0/24").Replace(text)
 }
 
 func open(t *testing.T, cfg Config) *Provider {
@@ -64,8 +71,9 @@ func shell(t *testing.T, command string) string {
 	return string(out)
 }
 
-// wantNothingLeft checks what closed providers have left of the bridge's networks.
-func wantNothingLeft(t *testing.T, cfg Config) {
+// wantNothingLeft checks what closed providers have left of a network but its bridge,
+// which plugins never remove.
+func wantNothingLeft(t *testing.T, cfg Config, n network) {
 	t.Helper()
 	left, err := os.ReadDir(filepath.Join(cfg.Dir, "networks"))
 	if err != nil || len(left) > 0 {
@@ -74,31 +82,20 @@ func wantNothingLeft(t *testing.T, cfg Config) {
 	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), cfg.Dir) {
 		t.Errorf("mounts:\n%s", mounts)
 	}
-	prefix := strings.TrimSuffix(cfg.Bridge.Subnet, ".0/24") + "."
-	rules := shell(t, "iptables-save")
-	if strings.Contains(rules, prefix) || !hasBridge(t, cfg.Bridge.Name) && strings.Contains(rules, cfg.Bridge.Name+" ") {
+	if rules := shell(t, "iptables-save"); strings.Contains(rules, n.prefix) {
 		t.Errorf("rules:\n%s", rules)
 	}
-	books, _ := filepath.Glob("/var/lib/cni/networks/" + cfg.Bridge.Name + "/" + prefix + "*")
+	books, _ := filepath.Glob("/var/lib/cni/networks/" + n.name + "/" + n.prefix + "*")
 	if len(books) > 0 {
 		t.Errorf("addresses are still taken: %v", books)
 	}
 }
 
-func hasBridge(t *testing.T, name string) bool {
-	t.Helper()
-	l, err := link(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l != nil
-}
-
-func TestBridge(t *testing.T) {
+func TestNetworks(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t)
+	cfg, n := newConfig(t)
 	p := open(t, cfg)
-	a, b := take(t, p, sandbox.NetworkRequest{}), take(t, p, sandbox.NetworkRequest{})
+	a, b := take(t, p, sandbox.NetworkRequest{}), take(t, p, sandbox.NetworkRequest{Hostname: "me"})
 	if a.Path() == b.Path() {
 		t.Fatal("two processes have the same network")
 	}
@@ -108,7 +105,7 @@ func TestBridge(t *testing.T) {
 			t.Errorf("addresses:\n%s", addrs)
 		}
 	}
-	gateway := strings.TrimSuffix(cfg.Bridge.Subnet, "0/24") + "1"
+	gateway := n.prefix + "1"
 	l, err := net.Listen("tcp", gateway+":0")
 	if err != nil {
 		t.Fatal(err)
@@ -124,112 +121,42 @@ func TestBridge(t *testing.T) {
 	if got := in(t, a, "busybox", "nc", gateway, port); got != "hello" {
 		t.Errorf("from the gateway: %q", got)
 	}
-	if err := a.Close(); err != nil {
-		t.Error(err)
+	if _, err := p.New(t.Context(), sandbox.NetworkRequest{Hostname: "me;K8S_POD_NAMESPACE=x"}); err == nil {
+		t.Error("a host name that is an argument more was accepted")
 	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
-	if again := take(t, p, sandbox.NetworkRequest{}); again.Path() != b.Path() {
-		t.Errorf("%s was not used again, but %s", b.Path(), again.Path())
+	a.Close()
+	b.Close()
+	if again := take(t, p, sandbox.NetworkRequest{}); again.Path() != a.Path() {
+		t.Errorf("%s was not used again, but %s", a.Path(), again.Path())
 	} else {
 		again.Close()
 	}
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	wantNothingLeft(t, cfg)
-	if hasBridge(t, cfg.Bridge.Name) {
-		t.Error("the bridge is still there")
-	}
-}
-
-func TestNetworksThatAreNotUsedAgain(t *testing.T) {
-	t.Parallel()
-	cfg := newConfig(t)
-	p := open(t, cfg)
-	for _, req := range []sandbox.NetworkRequest{{Exclusive: true}, {Hostname: "me"}} {
-		ns := take(t, p, req)
-		ns.Close()
-		next := take(t, p, sandbox.NetworkRequest{})
-		if next.Path() == ns.Path() {
-			t.Errorf("after %+v: the network was used again", req)
-		}
-		next.(*namespace).exclusive = true
-		next.Close()
-	}
-	if _, err := p.New(t.Context(), sandbox.NetworkRequest{Hostname: "me;K8S_POD_NAMESPACE=x"}); err == nil {
-		t.Error("a host name that is an argument more was accepted")
-	}
-	p.pool.work.Wait()
-	wantNothingLeft(t, cfg)
+	wantNothingLeft(t, cfg, n)
 }
 
 func TestAfterACrash(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t)
+	cfg, n := newConfig(t)
 	crashed := open(t, cfg)
 	for range 3 {
 		take(t, crashed, sandbox.NetworkRequest{})
 	}
-	// A namespace that was not even mounted.
-	if err := os.WriteFile(filepath.Join(cfg.Dir, "networks", "empty"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	p := open(t, cfg)
 	ns := take(t, p, sandbox.NetworkRequest{})
-	p.tidy.Wait()
-	if left, err := os.ReadDir(p.networks()); err != nil || len(left) != 1 || left[0].Name() != filepath.Base(ns.Path()) {
-		t.Errorf("networks: %v, %v", left, err)
-	}
 	in(t, ns, "ip", "addr", "show", "eth0")
 	ns.Close()
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	wantNothingLeft(t, cfg)
-	if hasBridge(t, cfg.Bridge.Name) {
-		t.Error("the bridge that the first one made is still there")
-	}
-}
-
-func TestBridgeOfOthers(t *testing.T) {
-	t.Parallel()
-	cfg := newConfig(t)
-	shell(t, "ip link add "+cfg.Bridge.Name+" type bridge")
-	p := open(t, cfg)
-	take(t, p, sandbox.NetworkRequest{}).Close()
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	if !hasBridge(t, cfg.Bridge.Name) {
-		t.Error("a bridge that was there before was removed")
-	}
-	used := newConfig(t)
-	p = open(t, used)
-	take(t, p, sandbox.NetworkRequest{}).Close()
-	other := used
-	other.Dir = t.TempDir()
-	user := open(t, other)
-	ns := take(t, user, sandbox.NetworkRequest{})
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	if !hasBridge(t, used.Bridge.Name) {
-		t.Error("a bridge that somebody uses was removed")
-	}
-	in(t, ns, "ip", "addr", "show", "eth0")
-	ns.Close()
-	user.Close()
-	p.Close()
-	if hasBridge(t, used.Bridge.Name) {
-		t.Error("the bridge is still there")
-	}
+	wantNothingLeft(t, cfg, n)
 }
 
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t)
+	cfg, n := newConfig(t)
 	one, other := open(t, cfg), cfg
 	other.Dir = t.TempDir()
 	two := open(t, other)
@@ -252,36 +179,6 @@ func TestManyAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	wantNothingLeft(t, cfg)
-	wantNothingLeft(t, other)
-}
-
-func TestPool(t *testing.T) {
-	t.Parallel()
-	cfg := newConfig(t)
-	cfg.Ready = 1
-	p := open(t, cfg)
-	p.pool.work.Wait()
-	if n := len(p.pool.idle); n != 1 {
-		t.Fatalf("%d networks are ready", n)
-	}
-	p.pool.keep = 50 * time.Millisecond
-	a, b := take(t, p, sandbox.NetworkRequest{}), take(t, p, sandbox.NetworkRequest{})
-	a.Close()
-	b.Close()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		p.pool.mu.Lock()
-		n := len(p.pool.idle)
-		p.pool.mu.Unlock()
-		if n == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d networks wait", n)
-		}
-	}
-	held := take(t, p, sandbox.NetworkRequest{})
-	p.Close()
-	held.Close() // after the end
-	wantNothingLeft(t, cfg)
+	wantNothingLeft(t, cfg, n)
+	wantNothingLeft(t, other, n)
 }

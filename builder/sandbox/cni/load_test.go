@@ -9,7 +9,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 )
 
-func write(t *testing.T, name, text string) string {
+func write(t testing.TB, name, text string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -19,19 +19,17 @@ func write(t *testing.T, name, text string) string {
 }
 
 const (
-	one = `{"cniVersion":"1.0.0","name":"NAME","type":"bridge","bridge":"NAME","isGateway":true,
+	one = `{"cniVersion":"1.0.0","name":"NAME","type":"bridge","bridge":"NAME","isDefaultGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","ranges":[[{"subnet":"SUBNET"}]]}}`
-	list = `{"cniVersion":"1.0.0","name":"NAME","plugins":[{"type":"loopback"},` + one + `]}`
+	list = `{"cniVersion":"1.0.0","name":"NAME","plugins":[` + one + `,{"type":"firewall"}]}`
 )
 
 func TestConfigurationFile(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"c.json": one, "c.conf": one, "c.conflist": list} {
-		cfg := newConfig(t)
-		text = strings.NewReplacer("NAME", cfg.Bridge.Name, "SUBNET", cfg.Bridge.Subnet).Replace(text)
-		file := cfg
-		file.Bridge, file.File = nil, write(t, name, text)
-		p := open(t, file)
+		cfg, n := newConfig(t)
+		cfg.File = write(t, name, n.fill(text))
+		p := open(t, cfg)
 		ns := take(t, p, sandbox.NetworkRequest{})
 		if addrs := in(t, ns, "ip", "-o", "-4", "addr"); !strings.Contains(addrs, "eth0") {
 			t.Errorf("%s: %s", name, addrs)
@@ -40,25 +38,20 @@ func TestConfigurationFile(t *testing.T) {
 		if err := p.Close(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		wantNothingLeft(t, cfg)
+		wantNothingLeft(t, cfg, n)
 	}
 }
 
 func TestBadConfiguration(t *testing.T) {
 	t.Parallel()
-	bridge := &Bridge{Name: "b", Subnet: "10.0.0.0/8"}
 	for name, c := range map[string]struct {
 		cfg  Config
 		want string
 	}{
-		"both":           {Config{PluginDir: pluginDir, File: "f", Bridge: bridge}, "both a bridge and a CNI configuration file"},
 		"no file":        {Config{PluginDir: pluginDir, File: "/nothing"}, "no such file"},
 		"bad file":       {Config{PluginDir: pluginDir, File: write(t, "a.json", "{")}, "a.json"},
 		"bad list":       {Config{PluginDir: pluginDir, File: write(t, "a.conflist", "{}")}, "a.conflist"},
-		"missing plugin": {Config{PluginDir: t.TempDir(), Bridge: bridge}, `CNI plugin "bridge" of network b is missing`},
-		"no name":        {Config{PluginDir: pluginDir, Bridge: &Bridge{Subnet: "10.0.0.0/8"}}, "can't be the name of a bridge"},
-		"bad name":       {Config{PluginDir: pluginDir, Bridge: &Bridge{Name: "../x", Subnet: "10.0.0.0/8"}}, "can't be the name of a bridge"},
-		"bad subnet":     {Config{PluginDir: pluginDir, Bridge: &Bridge{Name: "b", Subnet: "10.0.0.0"}}, "subnet of bridge b"},
+		"missing plugin": {Config{PluginDir: t.TempDir(), File: write(t, "b.conflist", list)}, `CNI plugin "bridge" of network NAME is missing`},
 	} {
 		c.cfg.Dir = t.TempDir()
 		if p, err := Open(c.cfg); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -70,7 +63,7 @@ func TestBadConfiguration(t *testing.T) {
 // TestFailingPlugin: what a plugin that fails has begun is undone.
 func TestFailingPlugin(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t)
+	cfg, n := newConfig(t)
 	dir := t.TempDir()
 	for _, name := range []string{"bridge", "host-local"} {
 		if err := os.Symlink(filepath.Join(pluginDir, name), filepath.Join(dir, name)); err != nil {
@@ -88,9 +81,5 @@ func TestFailingPlugin(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	wantNothingLeft(t, cfg)
-	p.Close()
-	if hasBridge(t, cfg.Bridge.Name) {
-		t.Error("the bridge is still there")
-	}
+	wantNothingLeft(t, cfg, n)
 }
