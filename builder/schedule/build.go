@@ -98,7 +98,7 @@ func (b *Build) Result(ctx context.Context, g *graph.Graph) (Result, error) {
 
 // Described is [Build.Result] for those to whom a description will do, see
 // [Key.Describe]. It is given of what isn't there.
-func (b *Build) Described(ctx context.Context, g *graph.Graph) (Result, error) {
+func (b *Build) Described(ctx context.Context, g *graph.Graph) (r Result, err error) {
 	s := g.Result.Step
 	if s == nil || len(s.Inputs) > 0 {
 		return b.Result(ctx, g)
@@ -119,8 +119,12 @@ func (b *Build) Described(ctx context.Context, g *graph.Graph) (Result, error) {
 	if key.Describe == nil || id != "" {
 		return b.Result(ctx, g)
 	}
-	r, err := key.Describe(b.job(s))
-	if err != nil {
+	defer func() {
+		if p := recover(); p != nil {
+			r, err = nil, b.failed(s, panicked(p))
+		}
+	}()
+	if r, err = key.Describe(b.job(s)); err != nil {
 		return nil, b.failed(s, err)
 	}
 	b.vertices.cached(s.Digest, key.Worked)

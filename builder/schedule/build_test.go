@@ -3,10 +3,12 @@ package schedule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/graph"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 )
@@ -48,6 +50,50 @@ func TestResultsEndWithTheBuild(t *testing.T) {
 		t.Errorf("a result that is asked for after the end: %v", err)
 	}
 	b.Close()
+	s.Close()
+	for _, err := range w.end() {
+		t.Error(err)
+	}
+}
+
+// TestDescribed: a source is described instead of run, unless its result is there.
+func TestDescribed(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	s := New(w)
+	step := &graph.Step{Digest: digest.FromString("source"), Op: &pb.Op{}, Outputs: 1, Meta: graph.Metadata{Name: "the source"}}
+	g := &graph.Graph{Steps: []*graph.Step{step}, Result: graph.Output{Step: step}}
+	describe := func(Job) (Result, error) { return "described", nil }
+	op := funcOp{
+		func() (Key, error) { return Key{Digest: digest.FromString("key"), Describe: describe}, nil },
+		func() ([]Result, error) { return []Result{"made"}, nil },
+	}
+	build := func(id string, get func(*Build) (Result, error)) (Result, error) {
+		b := s.NewBuild(BuildConfig{ID: id, Ops: op, Sessions: func() []string { return nil }, Sink: event.Discard})
+		defer b.Close()
+		return get(b)
+	}
+	described := func(b *Build) (Result, error) { return b.Described(t.Context(), g) }
+	for id, fails := range map[string]func(Job) (Result, error){
+		"fails":  func(Job) (Result, error) { return nil, errFails },
+		"panics": func(Job) (Result, error) { panic("boom") },
+	} {
+		describe = fails
+		var vertex *bkerrdefs.VertexError
+		if r, err := build(id, described); r != nil || !errors.As(err, &vertex) {
+			t.Errorf("a description that %s: %v, %v", id, r, err)
+		}
+	}
+	describe = func(Job) (Result, error) { return "described", nil }
+	for i, want := range []Result{"described", "made", "made"} {
+		get := described
+		if i == 1 {
+			get = func(b *Build) (Result, error) { return b.Result(t.Context(), g) }
+		}
+		if r, err := build(fmt.Sprint(i), get); err != nil || r != want {
+			t.Errorf("build %d: %v, %v, want %v", i, r, err, want)
+		}
+	}
 	s.Close()
 	for _, err := range w.end() {
 		t.Error(err)
