@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 
@@ -87,12 +88,13 @@ func buildGraph(make func(nonce string, n int) llb.State, n int) func(context.Co
 			return err
 		}
 		def.Metadata, def.Source = nil, nil // as large again
-		return w.daemon.solve(ctx, w.nonce, def.ToPB())
+		return w.daemon.solve(ctx, def.ToPB())
 	}
 }
 
 // solve builds a definition as buildctl does, which sends no larger ones than 16 MiB.
-func (d *daemon) solve(ctx context.Context, ref string, def *pb.Definition) error {
+func (d *daemon) solve(ctx context.Context, def *pb.Definition) error {
+	ref := rand.Text()
 	conn, err := grpc.NewClient(d.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
