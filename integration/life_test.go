@@ -195,3 +195,26 @@ func TestKilledDaemon(t *testing.T) {
 		b.idle()
 	})
 }
+
+// TestNohup: a daemon that was started to outlive its terminal does so, and its steps
+// can be sent what it ignores.
+func TestNohup(t *testing.T) {
+	t.Parallel()
+	dir := testbed.Dir(t)
+	b := &bed{T: t, daemon: &testbed.Daemon{Program: "nohup", Dir: dir, Root: filepath.Join(dir, "root"), Addr: "unix://" + filepath.Join(dir, "kilnd.sock")}}
+	b.daemon.Args = []string{"kilnd", "--root", b.daemon.Root, "--addr", b.daemon.Addr, "--backend", "embedded"}
+	b.daemon.Start(t)
+	b.must(b.daemon.Signal(syscall.SIGHUP))
+	out := t.TempDir()
+	b.build("--output", out, b.files(`
+-- Dockerfile --
+FROM BASE AS made
+RUN trap 'echo got it > /out' HUP; kill -HUP $$
+FROM scratch
+COPY --from=made /out /
+`))
+	if got := b.tree(out)["out"]; got != "got it\n" {
+		t.Errorf("the step wrote %q", got)
+	}
+	b.idle()
+}

@@ -37,6 +37,7 @@ func main() {
 }
 
 func run() error {
+	ignoreAlone()
 	if len(os.Args) == 3 && os.Args[1] == plugin.LazyCommand {
 		ctx, _ := signals()
 		return plugin.ServeLazy(ctx, os.Args[2])
@@ -89,6 +90,14 @@ func signals() (stop, force context.Context) {
 		cancelForce()
 	}()
 	return stop, force
+}
+
+// ignoreAlone keeps to this process that it ignores SIGHUP, if nohup(1) has started it:
+// others inherit that, and the programs of builds could neither get nor trap the signal.
+func ignoreAlone() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // nobody reads
+	}
 }
 
 // versionInfo says what this is: the level of BuildKit with kiln's own version,
