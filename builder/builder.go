@@ -204,7 +204,8 @@ type ops struct {
 
 // Op implements schedule.Ops.
 func (o ops) Op(s *graph.Step) (schedule.Op, error) {
-	if err := o.granted.check(s.Op); err != nil {
+	devices, err := o.granted.use(s.Op)
+	if err != nil {
 		return nil, err
 	}
 	switch {
@@ -215,10 +216,6 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		}
 		return o.b.guard.wrap(s, o.begun, op), nil
 	case s.Op.GetExec() != nil:
-		devices, err := o.granted.use(s.Op.GetExec())
-		if err != nil {
-			return nil, err
-		}
 		exec := o.b.execSlots.wrap(op.NewExec(o.b.exec, s, devices))
 		return o.b.admission.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, exec))), nil
 	case s.Op.GetFile() != nil:

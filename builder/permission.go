@@ -21,7 +21,10 @@ type permissions struct {
 // allows all of them.
 func (b *Builder) grant(asked []string) (permissions, error) {
 	set, err := entitlements.WhiteList(named(asked), named(b.cfg.Entitlements))
-	return permissions{granted: set, devices: b.cfg.Devices}, err
+	if err != nil {
+		return permissions{}, fmt.Errorf("%w: it has to be one of the entitlements in the configuration of the daemon", err)
+	}
+	return permissions{granted: set, devices: b.cfg.Devices}, nil
 }
 
 func named(names []string) []entitlements.Entitlement {
@@ -34,9 +37,16 @@ func named(names []string) []entitlements.Entitlement {
 
 // check checks that a step uses only what was granted.
 func (p permissions) check(op *pb.Op) error {
+	_, err := p.use(op)
+	return err
+}
+
+// use checks that a step uses only what was granted, and gives the full names of the
+// devices that it gets.
+func (p permissions) use(op *pb.Op) (devices []string, _ error) {
 	e := op.GetExec()
 	if e == nil {
-		return nil
+		return nil, nil
 	}
 	for _, c := range []struct {
 		used bool
@@ -46,16 +56,15 @@ func (p permissions) check(op *pb.Op) error {
 		{e.Security == pb.SecurityMode_INSECURE, entitlements.EntitlementSecurityInsecure},
 	} {
 		if c.used && !p.granted.Allowed(c.what) {
-			return fmt.Errorf("%s is not allowed: ask for it with --allow %s: %w", c.what, c.what, errdefs.ErrPermissionDenied)
+			return nil, fmt.Errorf("%s is not allowed: ask for it with --allow %s: %w", c.what, c.what, errdefs.ErrPermissionDenied)
 		}
 	}
-	_, err := p.use(e)
-	return err
+	return p.find(e)
 }
 
-// use gives the full names of the devices that a step asks for, without the optional
+// find gives the full names of the devices that a step asks for, without the optional
 // ones that are not there. It fails if one is not allowed.
-func (p permissions) use(e *pb.ExecOp) ([]string, error) {
+func (p permissions) find(e *pb.ExecOp) ([]string, error) {
 	if len(e.CdiDevices) == 0 {
 		return nil, nil
 	}

@@ -65,12 +65,12 @@ func TestUseDevices(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		op := &pb.ExecOp{CdiDevices: c.asked}
+		op := &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{CdiDevices: c.asked}}}
 		got, err := p.use(op)
 		if !slices.Equal(got, c.want) || (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
 			t.Errorf("%s: got %v, error %v", c.name, got, err)
 		}
-		if e := p.check(&pb.Op{Op: &pb.Op_Exec{Exec: op}}); (e == nil) != (err == nil) {
+		if e := p.check(op); (e == nil) != (err == nil) {
 			t.Errorf("%s: check says %v", c.name, e)
 		}
 		if strings.Contains(c.fails, "not allowed") && !errdefs.IsPermissionDenied(err) {

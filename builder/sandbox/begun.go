@@ -191,6 +191,7 @@ type waiting struct {
 	ready   bool // all is done but to execute
 	up      bool // the process is another
 	killed  bool
+	blocked <-chan time.Time // when a writer blocks a process that was killed
 	failed  *report
 	pending []syscall.Signal // to be sent when it is up
 	size    *WinSize         // that the terminal has, or will have
@@ -198,8 +199,9 @@ type waiting struct {
 
 // loop returns when the process has ended and all it said was heard.
 func (w *waiting) loop(ctx context.Context, said <-chan report, exited <-chan struct{}) {
-	done, signals, resize := ctx.Done(), w.io.Signal, w.io.Resize
-	var blocked <-chan time.Time
+	stop := make(chan struct{})
+	defer close(stop)
+	wanted := wishes(ctx, w.io, stop)
 	for said != nil || exited != nil {
 		select {
 		case r, ok := <-said:
@@ -211,27 +213,24 @@ func (w *waiting) loop(ctx context.Context, said <-chan report, exited <-chan st
 			w.heard(r)
 		case <-exited:
 			exited = nil
-		case <-done:
-			done, w.killed = nil, true
-			blocked = time.After(writeGrace)
-			w.kill()
-		case <-blocked:
+		case <-w.blocked:
 			w.streams.discard()
-		case sig, ok := <-signals:
-			if !ok {
-				signals = nil
-				break
-			}
-			w.send(sig)
-		case size, ok := <-resize:
-			if !ok {
-				resize = nil
-				break
-			}
-			w.size = &size
-			w.streams.resize(size, nil)
+		case wish := <-wanted:
+			wish(w)
 		}
 	}
+}
+
+// end implements steered.
+func (w *waiting) end() {
+	w.killed, w.blocked = true, time.After(writeGrace)
+	w.kill()
+}
+
+// resize implements steered.
+func (w *waiting) resize(size WinSize) {
+	w.size = &size
+	w.streams.resize(size, nil)
 }
 
 // heard takes in what the process said.

@@ -188,28 +188,45 @@ func (t *tasks) follow(ctx context.Context, f following) error {
 	}
 	f.streams.feed(background, f.process)
 	f.started()
-	done, signals, resize := ctx.Done(), f.io.Signal, f.io.Resize
+	stop := make(chan struct{})
+	defer close(stop)
+	wanted := wishes(ctx, f.io, stop)
+	process := taskProcess{Process: f.process, t: t, ctx: background}
 	for {
 		select {
 		case status := <-ended:
 			return f.result(ctx, status)
-		case <-done:
-			done = nil
-			t.signal(background, f.process, unix.SIGKILL)
-		case sig, ok := <-signals:
-			if !ok {
-				signals = nil
-				break
-			}
-			t.signal(background, f.process, sig)
-		case size, ok := <-resize:
-			if !ok {
-				resize = nil
-				break
-			}
-			f.process.Resize(background, size.Cols, size.Rows) //nolint:errcheck // it may have just ended
+		case wish := <-wanted:
+			wish(process)
 		}
 	}
+}
+
+// taskProcess is a process of containerd's that runs. What is done to it may fail, as
+// it may have just ended.
+type taskProcess struct {
+	client.Process
+	t   *tasks
+	ctx context.Context
+}
+
+// end implements steered.
+func (p taskProcess) end() { p.send(unix.SIGKILL) }
+
+// resize implements steered.
+func (p taskProcess) resize(size WinSize) { p.Resize(p.ctx, size.Cols, size.Rows) } //nolint:errcheck // see above
+
+// send implements steered.
+func (p taskProcess) send(sig syscall.Signal) {
+	ctx, cancel := p.t.aside(p.ctx)
+	defer cancel()
+	_, first := p.Process.(client.Task)
+	if pid := int(p.Pid()); !first && pid > 1 && sig == unix.SIGKILL && strings.HasPrefix(p.t.shim.Runtime, "io.containerd.runc.") {
+		// What the process has started is not in a namespace of its own; here the
+		// ids are those of the host.
+		unix.Kill(-pid, sig) //nolint:errcheck // see above
+	}
+	p.Kill(ctx, sig) //nolint:errcheck // see above
 }
 
 // start starts a process that was made.
@@ -220,18 +237,6 @@ func (t *tasks) start(ctx context.Context, f following) error {
 		return &StartError{Command: f.name, Reason: reason(err)}
 	}
 	return nil
-}
-
-func (t *tasks) signal(ctx context.Context, p client.Process, sig syscall.Signal) {
-	ctx, cancel := t.aside(ctx)
-	defer cancel()
-	_, first := p.(client.Task)
-	if pid := int(p.Pid()); !first && pid > 1 && sig == unix.SIGKILL && strings.HasPrefix(t.shim.Runtime, "io.containerd.runc.") {
-		// What the process has started is not in a namespace of its own; here the
-		// ids are those of the host.
-		unix.Kill(-pid, sig) //nolint:errcheck // see below
-	}
-	p.Kill(ctx, sig) //nolint:errcheck // it may have just ended
 }
 
 func (f following) result(ctx context.Context, status client.ExitStatus) error {

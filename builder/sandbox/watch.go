@@ -49,6 +49,8 @@ type watcher struct {
 	target  *os.Process // the process in the sandbox, once known
 	killed  bool
 	pending []syscall.Signal // to be sent when there is a target
+	blocked <-chan time.Time // when a writer blocks a process that was killed
+	overdue <-chan time.Time // when the runtime is killed too
 }
 
 // watch returns when the runtime has ended.
@@ -58,10 +60,9 @@ func (w *watcher) watch(ctx context.Context) {
 		defer close(exited)
 		w.process.Wait() //nolint:errcheck // ProcessState tells
 	}()
-	done, signals, resize := ctx.Done(), w.io.Signal, w.io.Resize
+	wanted := wishes(ctx, w.io, exited)
 	poll := time.NewTimer(pollEvery)
 	defer poll.Stop()
-	var blocked, overdue <-chan time.Time
 	for n := 0; ; {
 		select {
 		case <-exited:
@@ -77,29 +78,25 @@ func (w *watcher) watch(ctx context.Context) {
 					poll.Reset(pollLater)
 				}
 			}
-		case <-done:
-			done, w.killed = nil, true
-			blocked, overdue = time.After(writeGrace), time.After(w.patience)
-			w.send(unix.SIGKILL)
-		case <-blocked:
+		case <-w.blocked:
 			w.streams.discard()
-		case <-overdue:
+		case <-w.overdue:
 			unix.Kill(-w.process.Process.Pid, unix.SIGKILL) //nolint:errcheck // it may have just ended
-		case sig, ok := <-signals:
-			if !ok {
-				signals = nil
-				break
-			}
-			w.send(sig)
-		case size, ok := <-resize:
-			if !ok {
-				resize = nil
-				break
-			}
-			w.streams.resize(size, w.process.Process)
+		case wish := <-wanted:
+			wish(w)
 		}
 	}
 }
+
+// end implements steered.
+func (w *watcher) end() {
+	w.killed = true
+	w.blocked, w.overdue = time.After(writeGrace), time.After(w.patience)
+	w.send(unix.SIGKILL)
+}
+
+// resize implements steered.
+func (w *watcher) resize(size WinSize) { w.streams.resize(size, w.process.Process) }
 
 // find looks for the id that the runtime writes down once the process runs.
 func (w *watcher) find() bool {
