@@ -127,7 +127,63 @@ COPY Dockerfile /
 FROM BASE
 RUN --mount=type=secret,id=token,required=true true
 `,
-			want: []string{"Dockerfile:2", ">>> RUN --mount=type=secret", "token", "not found"},
+			want: []string{"Dockerfile:2", ">>> RUN --mount=type=secret", "token", "not found", "--secret id=token"},
+		},
+		{
+			name: "missing agent",
+			files: `
+-- Dockerfile --
+FROM BASE
+RUN --mount=type=ssh,id=deploy,required=true true
+`,
+			want: []string{"Dockerfile:2", ">>> RUN --mount=type=ssh", `no SSH key "deploy"`, "--ssh deploy"},
+		},
+		{
+			name: "user that the image lacks",
+			files: `
+-- Dockerfile --
+FROM BASE
+USER deploy:nogroup
+RUN true
+`,
+			want: []string{"Dockerfile:3", ">>> RUN true", `user "deploy:nogroup"`, "/etc/passwd", "numbers"},
+		},
+		{
+			name: "user that would be root",
+			files: `
+-- Dockerfile --
+FROM BASE
+USER 4294967296:4294967296
+RUN true
+`,
+			want: []string{"Dockerfile:3", ">>> RUN true", "4294967296", "below 4294967295"},
+		},
+		{
+			name: "mode that no file has",
+			files: `
+-- Dockerfile --
+FROM BASE
+RUN --mount=type=secret,id=token,mode=0100400 true
+`,
+			want: []string{"mount", "/run/secrets/token", "mode 0100400", "up to 07777"},
+		},
+		{
+			name: "tmpfs that is too small",
+			files: `
+-- Dockerfile --
+FROM BASE
+RUN --mount=type=tmpfs,target=/small,size=1048576 dd if=/dev/zero of=/small/file bs=1M count=3
+`,
+			want: []string{"Dockerfile:2", ">>> RUN --mount=type=tmpfs", "No space left on device", "exit code: 1"},
+		},
+		{
+			name: "directory that a cache mount is to begin with",
+			files: `
+-- Dockerfile --
+FROM BASE
+RUN --mount=type=cache,target=/cache,from=BASE,source=/absent true
+`,
+			want: []string{"Dockerfile:2", ">>> RUN --mount=type=cache", "mount /cache", `"/absent"`, "not found"},
 		},
 		{
 			name: "missing target",
@@ -145,7 +201,7 @@ FROM scratch AS release
 FROM BASE
 RUN --security=insecure true
 `,
-			want: []string{"security.insecure is not allowed"},
+			want: []string{"security.insecure is not allowed", "--allow security.insecure"},
 		},
 		{
 			name: "privilege that the daemon does not give",
@@ -154,7 +210,7 @@ RUN --security=insecure true
 FROM scratch
 `,
 			args: []string{"--allow", "security.insecure"},
-			want: []string{"security.insecure is not allowed"},
+			want: []string{"security.insecure is not allowed", "start the daemon with --entitlement"},
 		},
 		{
 			name: "unknown output",

@@ -43,6 +43,27 @@ COPY --from=made /out /
 			}
 		})
 	}
+	t.Run("several", func(t *testing.T) {
+		b := b.with(t)
+		other := filepath.Join(testbed.Dir(t), "other")
+		b.run(exec.Command("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-C", "another key", "-f", other))
+		two := b.files(`
+-- Dockerfile --
+FROM BASE AS made
+COPY tools /
+RUN --mount=type=ssh,id=first,target=/first --mount=type=ssh,id=second,target=/second,mode=0666,uid=65534,gid=65534 \
+    SSH_AUTH_SOCK=/first ssh-add -l > /out && SSH_AUTH_SOCK=/second ssh-add -l >> /out && stat -c '%u:%g %a' /first /second >> /out
+FROM scratch
+COPY --from=made /out /
+`)
+		b.run(exec.Command("cp", "-a", filepath.Join(dir, "tools"), two))
+		out := t.TempDir()
+		b.build("--ssh", "first="+agent, "--ssh", "second="+other, "--output", out, two)
+		lines := strings.Split(b.tree(out)["out"], "\n")
+		if len(lines) != 5 || !strings.Contains(lines[0], "ED25519") || !strings.Contains(lines[1], "ECDSA") || lines[2] != "0:0 600" || lines[3] != "65534:65534 666" {
+			t.Errorf("the step sees %q", lines)
+		}
+	})
 	t.Run("none", func(t *testing.T) {
 		out := try(b.daemon.Client("kiln", "build", "--no-cache", dir))
 		b.with(t).fails(out)

@@ -124,7 +124,10 @@ func refuse(req *controlapi.SolveRequest) error {
 // checkEntitlements checks that all that is asked for is allowed.
 func (s *Server) checkEntitlements(asked []string) error {
 	_, err := entitlements.WhiteList(convert[entitlements.Entitlement](asked), convert[entitlements.Entitlement](s.cfg.Entitlements))
-	return err
+	if err != nil {
+		return fmt.Errorf("%w: start the daemon with --entitlement, or name it in its configuration", err)
+	}
+	return nil
 }
 
 func convert[To, From ~string](in []From) []To {
