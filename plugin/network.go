@@ -23,11 +23,10 @@ type networks interface {
 // which is also what auto means where no bridge can be made and none is configured.
 func openNetwork(ctx context.Context, cfg config.Config) (networks, error) {
 	n, mode := cfg.Network, networkMode(cfg)
-	bridges := bridge.Config{Dir: filepath.Join(cfg.Root, "bridge"), Name: n.BridgeName, Subnet: n.BridgeSubnet, Ready: n.PoolSize}
 	if mode != "bridge" {
 		// It may have been the mode of an earlier daemon.
-		if err := bridge.Sweep(ctx, bridges.Dir); err != nil {
-			log.G(ctx).WithError(err).Warn("what a daemon that was killed has left of its networks stays")
+		if err := bridge.Sweep(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("bridges of daemons that were killed stay")
 		}
 	}
 	switch mode {
@@ -38,7 +37,7 @@ func openNetwork(ctx context.Context, cfg config.Config) (networks, error) {
 		}
 		return p, nil
 	case "bridge":
-		p, err := bridge.Open(ctx, bridges)
+		p, err := bridge.Open(ctx, bridge.Config{Name: n.BridgeName, Subnet: n.BridgeSubnet, Ready: n.PoolSize})
 		if err != nil && n.Mode == "auto" && n.BridgeName == "" && n.BridgeSubnet == "" {
 			log.G(ctx).WithError(err).Warn("network mode auto: steps have the host's network, loopback included")
 			return nil, nil

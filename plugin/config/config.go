@@ -212,10 +212,10 @@ type CDI struct {
 type Network struct {
 	// Mode is auto, host, bridge, cni, or cni-or-host: what auto is without the
 	// bridge.
-	Mode         string `toml:"mode"`
-	CNIConfig    string `toml:"cniConfig"`
-	CNIBinDir    string `toml:"cniBinDir"`
-	PoolSize     int    `toml:"poolSize"`
+	Mode      string `toml:"mode"`
+	CNIConfig string `toml:"cniConfig"`
+	CNIBinDir string `toml:"cniBinDir"`
+	PoolSize  int    `toml:"poolSize"`
 	// BridgeName and BridgeSubnet are chosen where they are empty.
 	BridgeName   string `toml:"bridgeName"`
 	BridgeSubnet string `toml:"bridgeSubnet"`

@@ -11,7 +11,7 @@ import (
 func BenchmarkNetwork(b *testing.B) {
 	for name, exclusive := range map[string]bool{"new": true, "waiting": false} {
 		b.Run(name, func(b *testing.B) {
-			p, err := Open(b.Context(), Config{Dir: b.TempDir()})
+			p, err := Open(b.Context(), Config{})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -9,8 +9,8 @@
 // nftables. The table belongs to the provider's socket: nobody else can change
 // it, and the kernel removes it when the process ends, however it ends. So the
 // table also says whether the one who has made a bridge is alive, and every
-// provider begins with removing the bridges of those who aren't. Nothing is on
-// disk but the names of network namespaces.
+// provider begins with removing the bridges of those who aren't. Network
+// namespaces are open files of the process. Nothing is on disk.
 //
 // A host's firewall of iptables (by way of nftables) drops what it doesn't know,
 // where Docker or the like has set it up; it gets two rules that let the bridge's
@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -34,9 +33,6 @@ import (
 
 // Config says what the bridge is.
 type Config struct {
-	// Dir is a directory of the provider's own, for the names of namespaces. It is
-	// made if absent.
-	Dir string
 	// Name is the bridge's. If it is empty, the first one of kiln0, kiln1... that
 	// nothing else has is taken.
 	Name string
@@ -105,18 +101,12 @@ func open(ctx context.Context, cfg Config) (_ *Provider, err error) {
 	}
 	p.letThrough(ctx)
 	t.warnOfOthers(ctx)
-	p.pool, err = netpool.Open(networks(cfg.Dir), cfg.Ready, p.ports)
-	return p, err
+	p.pool = netpool.New(cfg.Ready, p.ports.make)
+	return p, nil
 }
 
-func networks(dir string) string { return filepath.Join(dir, "networks") }
-
-// Sweep removes what providers that were killed have left: one whose directory was
-// dir, and the bridges of all.
-func Sweep(ctx context.Context, dir string) error {
-	if err := netpool.Clear(networks(dir)); err != nil {
-		return err
-	}
+// Sweep removes the bridges of providers that were killed.
+func Sweep(ctx context.Context) error {
 	all, err := marked()
 	if err != nil || len(all) == 0 {
 		return err

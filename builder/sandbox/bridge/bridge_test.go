@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,8 +46,7 @@ func addressOf(t *testing.T, ns sandbox.NetworkNamespace) string {
 // host's firewall drops what it doesn't know.
 func TestOutside(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	p := opened(t, Config{Dir: dir, Name: "outside0"})
+	p := opened(t, Config{Name: "outside0"})
 	server := listen(t, world, worldAddress)
 	ns := take(t, p, sandbox.NetworkRequest{})
 	if got, err := call(ns.Path(), server, busy); got != hostAddress || err != nil {
@@ -64,7 +62,7 @@ func TestOutside(t *testing.T) {
 		t.Errorf("%s is in use by another interface", p.ports.addresses.subnet)
 	}
 	ns.Close()
-	closeAndCheck(t, p, dir)
+	closeAndCheck(t, p)
 }
 
 // TestFirewallSetUpAnew: what others remove from the host's firewall comes back.
@@ -148,8 +146,7 @@ func TestLoopbackOfTheHost(t *testing.T) {
 
 func TestPool(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	p := opened(t, Config{Dir: dir, Name: "pool0"})
+	p := opened(t, Config{Name: "pool0"})
 	a := take(t, p, sandbox.NetworkRequest{})
 	a.Close()
 	b := take(t, p, sandbox.NetworkRequest{Hostname: "me;or=you"})
@@ -161,44 +158,32 @@ func TestPool(t *testing.T) {
 	if changed.Path() == b.Path() {
 		t.Error("one that others will have was given to a process that can change it")
 	}
+	address := addressOf(t, changed) // paths are used again
 	in(t, changed.Path(), "ip link del eth0")
 	changed.Close()
+	var last sandbox.NetworkNamespace
 	for range 3 {
-		if ns := take(t, p, sandbox.NetworkRequest{}); ns.Path() == changed.Path() {
+		if last = take(t, p, sandbox.NetworkRequest{}); addressOf(t, last) == address {
 			t.Error("a network that a process could change was used again")
 		}
 	}
-	closeInUse(t, p, dir)
+	closeAndCheck(t, p)
+	if links := in(t, last.Path(), "ip -o link"); strings.Contains(links, inside) {
+		t.Errorf("a network in use is still connected: %s", links)
+	}
+	last.Close()
+	if netns.Is(last.Path()) {
+		t.Error("a network that was given back is still there")
+	}
 }
 
-// closeInUse closes a provider whose networks are in use: they have no connection
-// afterwards.
-func closeInUse(t *testing.T, p *Provider, dir string) {
-	t.Helper()
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	left, err := filepath.Glob(networks(dir) + "/*")
-	if err != nil || len(left) != 3 {
-		t.Errorf("networks in use: %v, %v", left, err)
-	}
-	for _, ns := range left {
-		if links := in(t, ns, "ip -o link"); strings.Contains(links, inside) {
-			t.Errorf("still connected: %s", links)
-		}
-	}
-	if err := Sweep(t.Context(), dir); err != nil {
-		t.Error(err)
-	}
-	wantNothing(t, p.table.name, dir)
-}
-
-// TestKilled: of a process that was killed nothing is left once another one has begun.
+// TestKilled: of a process that was killed only the bridge is left, until another one
+// begins.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	for _, next := range []string{"another provider", "another mode", "a provider with another directory"} {
-		dir, name := t.TempDir(), "killed0"
-		cmd := exec.Command("/proc/self/exe", dir, name)
+	for _, next := range []string{"another provider", "another mode"} {
+		const name = "killed0"
+		cmd := exec.Command("/proc/self/exe", name)
 		cmd.Env = append(os.Environ(), role+"=killed")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -215,7 +200,7 @@ func TestKilled(t *testing.T) {
 		if strings.Count(ports, "veth") != 3 {
 			t.Errorf("ports:\n%s", ports)
 		}
-		if err := Sweep(t.Context(), t.TempDir()); err != nil || !hasTable(t, name) {
+		if err := Sweep(t.Context()); err != nil || !hasTable(t, name) {
 			t.Errorf("one that lives was disturbed: %v", err)
 		}
 		cmd.Process.Kill()
@@ -226,19 +211,12 @@ func TestKilled(t *testing.T) {
 				t.Fatal("its table has outlived it")
 			}
 		}
-		switch next {
-		case "another provider":
-			opened(t, Config{Dir: dir}).Close()
-		case "another mode":
-			err = Sweep(t.Context(), dir)
-		default:
+		if next == "another provider" {
 			opened(t, Config{}).Close()
-			err = Sweep(t.Context(), dir) // its own networks have to wait for that
-		}
-		if err != nil {
+		} else if err := Sweep(t.Context()); err != nil {
 			t.Error(err)
 		}
-		wantNothing(t, name, dir)
+		wantNothing(t, name)
 		if all := shell(t, "ip -o link"); strings.Contains(all, strings.Fields(ports)[1]) {
 			t.Errorf("%s: %s", next, all)
 		}
@@ -259,7 +237,6 @@ func TestTwoAtOnce(t *testing.T) {
 		"network interface " + p.table.name:       {Subnet: p.ports.addresses.subnet.String()},
 		"network interface used has 10.12.5.0/24": {Subnet: "10.12.0.0/16"},
 	} {
-		cfg.Dir = t.TempDir()
 		if _, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
@@ -272,17 +249,16 @@ func TestTwoAtOnce(t *testing.T) {
 
 func TestConfigured(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
 	shell(t, "ip link add theirs type bridge")
 	t.Cleanup(func() { shell(t, "ip link del theirs") })
-	cfg := Config{Dir: dir, Name: "mine", Subnet: "10.12.77.9/24", Ready: 2}
+	cfg := Config{Name: "mine", Subnet: "10.12.77.9/24", Ready: 2}
 	p := opened(t, cfg)
 	ns := take(t, p, sandbox.NetworkRequest{})
 	if got := addressOf(t, ns); !strings.HasPrefix(got, "10.12.77.") {
 		t.Errorf("address %s", got)
 	}
 	ns.Close()
-	closeAndCheck(t, p, dir)
+	closeAndCheck(t, p)
 	for want, cfg := range map[string]Config{
 		"theirs: the name is taken":    {Name: "theirs"},
 		"can't be the name":            {Name: "../x"},
@@ -290,7 +266,6 @@ func TestConfigured(t *testing.T) {
 		`subnet "10.0.0.0/30": it is`:  {Subnet: "10.0.0.0/30"},
 		`subnet "fd00::/64": it is no`: {Subnet: "fd00::/64"},
 	} {
-		cfg.Dir = t.TempDir()
 		if _, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
@@ -313,8 +288,7 @@ func TestPowerless(t *testing.T) {
 // TestMany: a hundred networks at once, of two providers, leave nothing.
 func TestMany(t *testing.T) {
 	t.Parallel()
-	dirs := []string{t.TempDir(), t.TempDir()}
-	ps := []*Provider{opened(t, Config{Dir: dirs[0], Name: "many0", Ready: 3}), opened(t, Config{Dir: dirs[1], Name: "many1"})}
+	ps := []*Provider{opened(t, Config{Name: "many0", Ready: 3}), opened(t, Config{Name: "many1"})}
 	server := listen(t, world, worldAddress)
 	var mu sync.Mutex
 	seen := map[string]bool{}
@@ -343,8 +317,8 @@ func TestMany(t *testing.T) {
 		wg.Go(func() { ns.Close() })
 	}
 	wg.Wait()
-	for i, p := range ps {
-		closeAndCheck(t, p, dirs[i])
+	for _, p := range ps {
+		closeAndCheck(t, p)
 		if n := len(p.ports.addresses.taken); n > 0 {
 			t.Errorf("%d addresses are taken", n)
 		}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/netns"
-	"github.com/kiln-build/kiln/builder/sandbox/netpool"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +38,7 @@ func TestMain(m *testing.M) {
 	case "killed":
 		holdNetworks()
 	case "powerless":
-		_, err := Open(context.Background(), Config{Dir: "/nowhere"})
+		_, err := Open(context.Background(), Config{})
 		fmt.Print(err)
 		os.Exit(0)
 	}
@@ -96,7 +95,7 @@ func furnish() error {
 
 // holdNetworks is a process that has networks until it is killed. It says when.
 func holdNetworks() {
-	p, err := Open(context.Background(), Config{Dir: os.Args[1], Name: os.Args[2]})
+	p, err := Open(context.Background(), Config{Name: os.Args[1]})
 	for range 3 {
 		if err == nil {
 			_, err = p.New(context.Background(), sandbox.NetworkRequest{})
@@ -112,17 +111,11 @@ func holdNetworks() {
 
 func opened(t *testing.T, cfg Config) *Provider {
 	t.Helper()
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
 	p, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		p.Close()
-		netpool.Clear(networks(cfg.Dir))
-	})
+	t.Cleanup(func() { p.Close() })
 	return p
 }
 
@@ -136,22 +129,16 @@ func take(t *testing.T, p *Provider, req sandbox.NetworkRequest) sandbox.Network
 }
 
 // closeAndCheck closes a provider and checks that nothing of it is left.
-func closeAndCheck(t *testing.T, p *Provider, dir string) {
+func closeAndCheck(t *testing.T, p *Provider) {
 	t.Helper()
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	wantNothing(t, p.table.name, dir)
+	wantNothing(t, p.table.name)
 }
 
-func wantNothing(t *testing.T, bridge, dir string) {
+func wantNothing(t *testing.T, bridge string) {
 	t.Helper()
-	if left, err := os.ReadDir(networks(dir)); err != nil || len(left) > 0 {
-		t.Errorf("namespaces: %v, %v", left, err)
-	}
-	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), dir) {
-		t.Errorf("mounts:\n%s", mounts)
-	}
 	if l, err := link(bridge); l != nil || err != nil {
 		t.Errorf("the bridge is still there: %v, %v", l, err)
 	}

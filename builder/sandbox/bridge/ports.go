@@ -2,10 +2,12 @@ package bridge
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/kiln-build/kiln/builder/sandbox/netns"
@@ -14,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ports connects namespaces with the bridge. It implements netpool.Connector.
+// ports connects networks with the bridge.
 type ports struct {
 	bridge    netlink.Link
 	addresses *addresses
@@ -23,25 +25,46 @@ type ports struct {
 // inside is the name of a namespace's interface.
 const inside = "eth0"
 
-// outside is the name of the host's end. Programs that configure interfaces leave
-// alone what is called so.
-func outside(ns *netpool.Namespace) string { return "veth" + ns.ID[:11] }
+// network is a namespace that is connected. It implements netpool.Network.
+type network struct {
+	ports     *ports
+	namespace *os.File
+	path      string
+	// outside is the name of the host's end of the wire. Programs that configure
+	// interfaces leave alone what is called so.
+	outside string
+}
 
-// Connect implements netpool.Connector.
-func (p *ports) Connect(ctx context.Context, ns *netpool.Namespace) error {
-	f, err := os.Open(ns.Path())
+// make implements netpool.Maker. Host names mean nothing to a bridge.
+func (p *ports) make(ctx context.Context, _ string) (netpool.Network, error) {
+	f, err := netns.New()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer f.Close()
+	n := &network{
+		ports: p, namespace: f, path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()),
+		outside: "veth" + strings.ToLower(rand.Text()[:11]),
+	}
+	if err := n.connect(ctx); err != nil {
+		return nil, errors.Join(err, n.Remove(ctx))
+	}
+	return n, nil
+}
+
+// Path implements netpool.Network.
+func (n *network) Path() string { return n.path }
+
+// connect lays a wire.
+func (n *network) connect(ctx context.Context) error {
+	bridge := n.ports.bridge.Attrs()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex = outside(ns), p.bridge.Attrs().MTU, p.bridge.Attrs().Index
-	port := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(f.Fd())}
+	attrs.Name, attrs.MTU, attrs.MasterIndex = n.outside, bridge.MTU, bridge.Index
+	port := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(n.namespace.Fd())}
 	if err := netlink.LinkAdd(port); err != nil {
 		if errors.Is(err, unix.EXFULL) {
 			err = errors.New("it has as many ports as a bridge can have")
 		}
-		return fmt.Errorf("connect with bridge %s: %w", p.bridge.Attrs().Name, err)
+		return fmt.Errorf("connect with bridge %s: %w", bridge.Name, err)
 	}
 	// Isolated ports reach the bridge itself, and no others.
 	if err := netlink.LinkSetIsolated(port, true); err != nil {
@@ -50,17 +73,30 @@ func (p *ports) Connect(ctx context.Context, ns *netpool.Namespace) error {
 	if err := netlink.LinkSetUp(port); err != nil {
 		return fmt.Errorf("start network interface %s: %w", attrs.Name, err)
 	}
-	addr, err := p.addresses.take(ns.ID)
+	addr, err := n.ports.addresses.take(n.outside)
 	if err != nil {
 		return err
 	}
-	if err := netns.Do(ns.Path(), func() error { return p.furnish(ctx, addr) }); err != nil {
+	if err := netns.Do(n.path, func() error { return n.ports.furnish(ctx, addr) }); err != nil {
 		return err
 	}
 	if err := waitUp(ctx, attrs.Name); err != nil {
 		return err
 	}
-	return waitUp(ctx, p.bridge.Attrs().Name) // it is down without ports
+	return waitUp(ctx, bridge.Name) // it is down without ports
+}
+
+// Remove implements netpool.Network.
+func (n *network) Remove(context.Context) error {
+	defer n.namespace.Close()
+	l, err := link(n.outside)
+	if err == nil && l != nil {
+		err = del(l)
+	}
+	if err == nil {
+		n.ports.addresses.give(n.outside)
+	}
+	return err
 }
 
 // furnish gives the namespace's end an address and a way out.
@@ -96,19 +132,4 @@ func waitUp(ctx context.Context, name string) error {
 			return fmt.Errorf("network interface %s does not start: %w", name, ctx.Err())
 		}
 	}
-}
-
-// Disconnect implements netpool.Connector.
-func (p *ports) Disconnect(_ context.Context, ns *netpool.Namespace) error {
-	if len(ns.ID) < 11 {
-		return nil // not a network's name
-	}
-	l, err := link(outside(ns))
-	if err == nil && l != nil {
-		err = del(l)
-	}
-	if err == nil {
-		p.addresses.give(ns.ID)
-	}
-	return err
 }

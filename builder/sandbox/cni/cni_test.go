@@ -16,20 +16,20 @@ import (
 
 var bridges atomic.Int32
 
-// network is a bridge that no other test has. Its subnet is PREFIX0/24.
-type network struct {
+// names are those of a bridge that no other test has. Its subnet is PREFIX0/24.
+type names struct {
 	name, prefix string
 }
 
 // newConfig has a network, which needs the plugins bridge, host-local and firewall.
-func newConfig(t testing.TB) (Config, network) {
+func newConfig(t testing.TB) (Config, names) {
 	i := bridges.Add(1)
-	n := network{fmt.Sprintf("kilntest%d", i), fmt.Sprintf("10.77.%d.", i)}
+	n := names{fmt.Sprintf("kilntest%d", i), fmt.Sprintf("10.77.%d.", i)}
 	return Config{Dir: t.TempDir(), PluginDir: pluginDir, File: write(t, "c.conflist", n.fill(list))}, n
 }
 
 // fill puts the names of a network into the text of a configuration.
-func (n network) fill(text string) string {
+func (n names) fill(text string) string {
 	return strings.NewReplacer("NAME", n.name, "SUBNET", n.prefix+"0/24").Replace(text)
 }
 
@@ -73,7 +73,7 @@ func shell(t *testing.T, command string) string {
 
 // wantNothingLeft checks what closed providers have left of a network but its bridge,
 // which plugins never remove.
-func wantNothingLeft(t *testing.T, cfg Config, n network) {
+func wantNothingLeft(t *testing.T, cfg Config, n names) {
 	t.Helper()
 	left, err := os.ReadDir(filepath.Join(cfg.Dir, "networks"))
 	if err != nil || len(left) > 0 {

@@ -1,5 +1,5 @@
-// Package netns makes network namespaces, each kept by a mount on a file, and works
-// in them.
+// Package netns makes network namespaces, kept by a mount on a file or by an open one,
+// and works in them.
 package netns
 
 import (
@@ -21,14 +21,38 @@ func Make(file string) error {
 		return fmt.Errorf("make network namespace: %w", err)
 	}
 	f.Close()
-	if err := onThread(func() error { return enterNew(file) }); err != nil {
+	err = onThread(func() error {
+		if err := enterNew(); err != nil {
+			return err
+		}
+		return unix.Mount(threadNamespace, file, "", unix.MS_BIND, "")
+	})
+	if err != nil {
 		return errors.Join(fmt.Errorf("make network namespace: %w", err), Remove(file))
 	}
 	return nil
 }
 
+// New makes a network namespace, whose loopback is up. It is there as long as the file
+// is open, or a process is in it.
+func New() (file *os.File, err error) {
+	err = onThread(func() error {
+		if err := enterNew(); err != nil {
+			return err
+		}
+		file, err = os.Open(threadNamespace)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	return file, nil
+}
+
+const threadNamespace = "/proc/thread-self/ns/net"
+
 // enterNew puts the calling thread into a new namespace.
-func enterNew(file string) error {
+func enterNew() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
@@ -39,7 +63,7 @@ func enterNew(file string) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("loopback: %w", err)
 	}
-	return unix.Mount("/proc/thread-self/ns/net", file, "", unix.MS_BIND, "")
+	return nil
 }
 
 // Do calls f on a thread that is in the namespace and ends with f. Sockets that f

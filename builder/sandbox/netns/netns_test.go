@@ -2,6 +2,7 @@ package netns
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -9,6 +10,36 @@ import (
 	"strings"
 	"testing"
 )
+
+func TestOpenOne(t *testing.T) {
+	t.Parallel()
+	f, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil || !Is(path) {
+		t.Errorf("a namespace: %t, %v", Is(path), err)
+	}
+	err = Do(path, func() error {
+		there, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil || there == here {
+			return fmt.Errorf("in %s, out %s, %w", there, here, err)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err == nil {
+			err = l.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if f.Close(); Is(path) {
+		t.Error("it is left")
+	}
+}
 
 func TestNamespace(t *testing.T) {
 	t.Parallel()

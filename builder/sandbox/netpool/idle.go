@@ -15,12 +15,12 @@ const keepIdle = time.Minute
 type idle struct {
 	ready  int // so many are kept, however long they wait
 	keep   time.Duration
-	make   func(context.Context) (*Namespace, error)
-	remove func(*Namespace)
+	make   func(context.Context) (*lent, error)
+	remove func(*lent)
 
 	work    sync.WaitGroup // in the background
 	mu      sync.Mutex
-	waiting []*Namespace // the last used one last
+	waiting []*lent // the last used one last
 	filling bool
 	// trim removes what has waited for too long, some time after the last one
 	// came back.
@@ -28,7 +28,7 @@ type idle struct {
 	closed bool
 }
 
-func newIdle(ready int, make func(context.Context) (*Namespace, error), remove func(*Namespace)) *idle {
+func newIdle(ready int, make func(context.Context) (*lent, error), remove func(*lent)) *idle {
 	return &idle{ready: ready, keep: keepIdle, make: make, remove: remove}
 }
 
@@ -65,7 +65,7 @@ func (p *idle) missing() bool {
 
 // get takes the network that was used last, or makes one. Others are made in its
 // place.
-func (p *idle) get(ctx context.Context) (*Namespace, error) {
+func (p *idle) get(ctx context.Context) (*lent, error) {
 	defer p.fill()
 	p.mu.Lock()
 	if n := len(p.waiting); n > 0 {
@@ -79,14 +79,14 @@ func (p *idle) get(ctx context.Context) (*Namespace, error) {
 }
 
 // put gives a network back.
-func (p *idle) put(ns *Namespace) {
+func (p *idle) put(ns *lent) {
 	if !p.park(ns) {
 		p.remove(ns)
 	}
 }
 
 // park lets a network wait, unless the pool is closed.
-func (p *idle) park(ns *Namespace) bool {
+func (p *idle) park(ns *lent) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -104,7 +104,7 @@ func (p *idle) park(ns *Namespace) bool {
 
 // discard removes a network in the background, or at once when the pool is
 // closed.
-func (p *idle) discard(ns *Namespace) {
+func (p *idle) discard(ns *lent) {
 	if !p.background(func() { p.remove(ns) }) {
 		p.remove(ns)
 	}
@@ -114,7 +114,7 @@ func (p *idle) discard(ns *Namespace) {
 func (p *idle) trimIdle() {
 	p.background(func() {
 		p.mu.Lock()
-		var old []*Namespace
+		var old []*lent
 		for len(p.waiting) > p.ready && time.Since(p.waiting[0].idleSince) >= p.keep {
 			old = append(old, p.waiting[0])
 			p.waiting = p.waiting[1:]

@@ -1,163 +1,102 @@
-// Package netpool gives processes networks of their own, and leaves it to
-// others to connect them.
+// Package netpool keeps networks for processes.
 //
-// A network that a process leaves waits for another one, since making and
-// removing it take longer than many steps. Each is a network namespace that is
-// mounted on a file of the pool's directory, where the next pool finds those of
-// a process that was killed.
+// A network that a process leaves waits for another one, since making and removing
+// it take longer than many steps, and some can be made before anybody asks.
 package netpool
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/sandbox"
-	"github.com/kiln-build/kiln/builder/sandbox/netns"
 )
 
-// Connector connects namespaces with the world. Its methods may be called at the
-// same time, for different namespaces.
-type Connector interface {
-	// Connect connects a new namespace, whose loopback is up. If it fails,
-	// Disconnect is called.
-	Connect(ctx context.Context, ns *Namespace) error
-	// Disconnect undoes what Connect has done, in so far as it got. The namespace
-	// may be one of an earlier process's, and is removed afterwards. If it fails, the
-	// namespace is kept for the next pool.
-	Disconnect(ctx context.Context, ns *Namespace) error
+// Network is a network namespace that is connected with the world.
+type Network interface {
+	// Path is the file of the namespace.
+	Path() string
+	// Remove disconnects and removes it. Nobody is in it.
+	Remove(ctx context.Context) error
 }
 
-// callTimeout bounds what a Connector does with one namespace.
+// Maker makes a network for a process with the host name, which is "" if it may be
+// anyone's. It may be called while it runs.
+type Maker func(ctx context.Context, hostname string) (Network, error)
+
+// callTimeout bounds what is done with one network.
 const callTimeout = time.Minute
 
 // Pool implements sandbox.NetworkProvider.
 type Pool struct {
-	dir  string
-	by   Connector
-	idle *idle
-	tidy sync.WaitGroup // removal of what an earlier pool left
+	maker Maker
+	idle  *idle
 }
 
 var _ sandbox.NetworkProvider = (*Pool)(nil)
 
-// Open removes what an earlier pool has left in the directory, which is made if
-// absent, and keeps some networks ready, in the background. Close the pool.
-func Open(dir string, ready int, by Connector) (*Pool, error) {
-	p := &Pool{dir: dir, by: by}
-	p.idle = newIdle(ready, p.make, p.remove)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	left, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range left {
-		p.tidy.Go(func() { p.remove(&Namespace{pool: p, ID: e.Name()}) })
-	}
+// New makes a pool, which keeps some networks ready, in the background. Close it.
+func New(ready int, maker Maker) *Pool {
+	p := &Pool{maker: maker}
+	p.idle = newIdle(ready, p.any, remove)
 	p.idle.fill()
-	return p, nil
-}
-
-// Clear removes what a pool has left in the directory, where nothing is
-// connected in a way that outlives a namespace.
-func Clear(dir string) error {
-	left, err := os.ReadDir(dir)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	for _, e := range left {
-		if err := netns.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return err
+	return p
 }
 
 // Close removes all networks that nobody has; those that somebody has go when
 // they are given back.
-func (p *Pool) Close() {
-	p.tidy.Wait()
-	p.idle.close()
-}
+func (p *Pool) Close() { p.idle.close() }
 
 // New implements sandbox.NetworkProvider. A network for a host name is used once.
 func (p *Pool) New(ctx context.Context, req sandbox.NetworkRequest) (sandbox.NetworkNamespace, error) {
 	if req.Hostname == "" && !req.Exclusive {
 		return p.idle.get(ctx)
 	}
-	ns, err := p.create(ctx, req.Hostname)
+	l, err := p.make(ctx, req.Hostname)
 	if err != nil {
 		return nil, err
 	}
-	ns.exclusive = true
-	return ns, nil
+	l.exclusive = true
+	return l, nil
 }
 
-// Namespace is a network. It implements sandbox.NetworkNamespace.
-type Namespace struct {
-	// ID is random, of lower case letters and digits.
-	ID string
-	// Hostname is that of the process that it was made for, "" if it may be anyone's.
-	Hostname string
-
+// lent is a network that processes have, one after the other. It implements
+// sandbox.NetworkNamespace.
+type lent struct {
+	Network
 	pool      *Pool
 	exclusive bool
 	idleSince time.Time // while it waits
 }
 
-// Path implements sandbox.NetworkNamespace.
-func (n *Namespace) Path() string { return filepath.Join(n.pool.dir, n.ID) }
-
-// Exists tells whether the namespace is there. Those that an earlier boot of the
-// machine left are files only.
-func (n *Namespace) Exists() bool { return netns.Is(n.Path()) }
-
 // Close implements sandbox.NetworkNamespace.
-func (n *Namespace) Close() error {
-	if n.exclusive {
-		n.pool.idle.discard(n)
+func (l *lent) Close() error {
+	if l.exclusive {
+		l.pool.idle.discard(l)
 	} else {
-		n.pool.idle.put(n)
+		l.pool.idle.put(l)
 	}
 	return nil
 }
 
-func (p *Pool) make(ctx context.Context) (*Namespace, error) { return p.create(ctx, "") }
+func (p *Pool) any(ctx context.Context) (*lent, error) { return p.make(ctx, "") }
 
-// create makes a network and has it connected. That isn't interrupted: what is
-// left half done may be impossible to undo.
-func (p *Pool) create(ctx context.Context, hostname string) (*Namespace, error) {
-	ns := &Namespace{pool: p, ID: strings.ToLower(rand.Text()), Hostname: hostname}
-	if err := netns.Make(ns.Path()); err != nil {
-		return nil, err
-	}
+// make makes a network. That isn't interrupted: what is left half done may be
+// impossible to undo.
+func (p *Pool) make(ctx context.Context, hostname string) (*lent, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	if err := p.by.Connect(ctx, ns); err != nil {
-		p.remove(ns)
-		return nil, fmt.Errorf("connect a network: %w", err)
+	n, err := p.maker(ctx, hostname)
+	if err != nil {
+		return nil, err
 	}
-	return ns, nil
+	return &lent{Network: n, pool: p}, nil
 }
 
-// remove disconnects a network and forgets it. What can't be disconnected is
-// tried again by the next pool.
-func (p *Pool) remove(ns *Namespace) {
+func remove(l *lent) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	err := p.by.Disconnect(ctx, ns)
-	if err == nil {
-		err = netns.Remove(ns.Path())
-	}
-	if err != nil {
-		log.G(ctx).WithError(err).Warnf("network %s is left over", ns.ID)
+	if err := l.Remove(ctx); err != nil {
+		log.G(ctx).WithError(err).Warnf("network %s is left over", l.Path())
 	}
 }

@@ -3,10 +3,8 @@ package netpool
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
+	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,61 +12,71 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 )
 
-// wires is a Connector that only keeps books.
-type wires struct {
-	mu        sync.Mutex
-	connected map[string]string // the host names, by ID
-	refuse    error
+// maker makes networks that are only names.
+type maker struct {
+	mu     sync.Mutex
+	made   int
+	there  []*name
+	refuse error
 }
 
-func (w *wires) Connect(_ context.Context, ns *Namespace) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.connected[ns.ID] = ns.Hostname
-	if !ns.Exists() {
-		return errors.New("there is no namespace")
+// name is a network.
+type name struct {
+	m              *maker
+	path, hostname string
+}
+
+func (m *maker) make(_ context.Context, hostname string) (Network, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refuse != nil {
+		return nil, m.refuse
 	}
-	return w.refuse
+	m.made++
+	n := &name{m, fmt.Sprintf("/%d", m.made), hostname}
+	m.there = append(m.there, n)
+	return n, nil
 }
 
-func (w *wires) Disconnect(_ context.Context, ns *Namespace) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.refuse == nil || !strings.Contains(w.refuse.Error(), "stuck") {
-		delete(w.connected, ns.ID)
-		return nil
+func (n *name) Path() string { return n.path }
+
+func (n *name) Remove(context.Context) error {
+	n.m.mu.Lock()
+	defer n.m.mu.Unlock()
+	i := slices.Index(n.m.there, n)
+	if i < 0 {
+		return errors.New("it was removed before")
 	}
-	return w.refuse
+	n.m.there = slices.Delete(n.m.there, i, i+1)
+	return nil
 }
 
-func (w *wires) say(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.refuse = err
+func (m *maker) say(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refuse = err
 }
 
-func opened(t *testing.T, dir string, ready int) (*Pool, *wires) {
+func (m *maker) has(n sandbox.NetworkNamespace) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.there, func(o *name) bool { return o.path == n.Path() })
+}
+
+func opened(t *testing.T, ready int) (*Pool, *maker) {
+	m := &maker{}
+	p := New(ready, m.make)
+	t.Cleanup(p.Close)
+	return p, m
+}
+
+func take(t *testing.T, p *Pool, req sandbox.NetworkRequest) sandbox.NetworkNamespace {
 	t.Helper()
-	w := &wires{connected: map[string]string{}}
-	p, err := Open(dir, ready, w)
+	n, err := p.New(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		w.say(nil)
-		p.Close()
-		Clear(dir)
-	})
-	return p, w
-}
-
-func take(t *testing.T, p *Pool, req sandbox.NetworkRequest) *Namespace {
-	t.Helper()
-	ns, err := p.New(t.Context(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ns.(*Namespace)
+	return n
 }
 
 // waiting waits until so many networks wait to be used.
@@ -76,9 +84,9 @@ func waiting(t *testing.T, p *Pool, want int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		p.idle.mu.Lock()
-		n := len(p.idle.waiting)
+		n, filling := len(p.idle.waiting), p.idle.filling
 		p.idle.mu.Unlock()
-		if n == want {
+		if n == want && !filling {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -87,117 +95,89 @@ func waiting(t *testing.T, p *Pool, want int) {
 	}
 }
 
-func wantNothingLeft(t *testing.T, p *Pool, w *wires) {
-	t.Helper()
-	if left, err := os.ReadDir(p.dir); err != nil || len(left) > 0 {
-		t.Errorf("namespaces: %v, %v", left, err)
-	}
-	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), p.dir) {
-		t.Errorf("mounts:\n%s", mounts)
-	}
-	if len(w.connected) > 0 {
-		t.Errorf("connected: %v", w.connected)
-	}
-}
-
 func TestUsedAgain(t *testing.T) {
 	t.Parallel()
-	p, w := opened(t, filepath.Join(t.TempDir(), "made"), 0)
+	p, m := opened(t, 0)
 	a, b := take(t, p, sandbox.NetworkRequest{}), take(t, p, sandbox.NetworkRequest{})
-	if a.Path() == b.Path() || !a.Exists() || !b.Exists() {
-		t.Fatalf("two processes: %s, %s", a.Path(), b.Path())
+	if a.Path() == b.Path() {
+		t.Fatal("two processes have one network")
 	}
 	a.Close()
 	b.Close()
-	if again := take(t, p, sandbox.NetworkRequest{}); again != b {
-		t.Errorf("%s was not used again, but %s", b.ID, again.ID)
+	if again := take(t, p, sandbox.NetworkRequest{}); again.Path() != b.Path() {
+		t.Errorf("%s was not used again, but %s", b.Path(), again.Path())
 	}
 	for _, req := range []sandbox.NetworkRequest{{Exclusive: true}, {Hostname: "me"}} {
-		ns := take(t, p, req)
-		if ns == a || w.connected[ns.ID] != req.Hostname {
-			t.Errorf("%+v: got %s, connected as %q", req, ns.ID, w.connected[ns.ID])
+		n := take(t, p, req)
+		if got := n.(*lent).Network.(*name).hostname; n.Path() == a.Path() || got != req.Hostname {
+			t.Errorf("%+v: got %s, of host %q", req, n.Path(), got)
 		}
-		ns.Close()
-		p.idle.mu.Lock()
-		if slices.Contains(p.idle.waiting, ns) {
-			t.Errorf("after %+v: the network waits to be used again", req)
+		n.Close()
+		p.idle.work.Wait()
+		if m.has(n) {
+			t.Errorf("after %+v: the network is still there", req)
 		}
-		p.idle.mu.Unlock()
 	}
 	p.Close()
-	b.Close() // after the end
-	wantNothingLeft(t, p, w)
+	if m.has(a) || !m.has(b) {
+		t.Errorf("after the end the network that waits is there: %t, the one in use: %t", m.has(a), m.has(b))
+	}
+	b.Close()
+	if len(m.there) > 0 {
+		t.Errorf("left: %v", m.there)
+	}
 }
 
 func TestReady(t *testing.T) {
 	t.Parallel()
-	p, w := opened(t, t.TempDir(), 2)
+	p, m := opened(t, 2)
 	waiting(t, p, 2)
-	p.idle.mu.Lock()
-	ready := slices.Clone(p.idle.waiting)
-	p.idle.mu.Unlock()
-	ns := take(t, p, sandbox.NetworkRequest{})
-	if !slices.Contains(ready, ns) {
+	n := take(t, p, sandbox.NetworkRequest{})
+	if n.Path() != "/1" && n.Path() != "/2" {
 		t.Error("the process has waited for a network")
 	}
 	waiting(t, p, 2) // another one took its place
-	p.idle.mu.Lock()
-	p.idle.keep = 20 * time.Millisecond
-	p.idle.mu.Unlock()
-	ns.Close()
-	waiting(t, p, 2)
-	w.say(errors.New("no more"))
+	m.say(errors.New("no more"))
 	take(t, p, sandbox.NetworkRequest{})
 	take(t, p, sandbox.NetworkRequest{})
 	waiting(t, p, 0)
-	if _, err := p.New(t.Context(), sandbox.NetworkRequest{}); err == nil || !strings.Contains(err.Error(), "no more") {
+	if _, err := p.New(t.Context(), sandbox.NetworkRequest{}); !errors.Is(err, m.refuse) {
 		t.Errorf("got %v", err)
 	}
-	w.say(nil)
+	m.say(nil)
 	take(t, p, sandbox.NetworkRequest{})
 	waiting(t, p, 2)
-	if n := len(w.connected); n != 5 {
-		t.Errorf("%d networks are connected", n)
+}
+
+// TestTrim: what has waited for long goes, but for what is kept ready.
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	p, m := opened(t, 1)
+	waiting(t, p, 1)
+	p.idle.mu.Lock()
+	p.idle.keep = 50 * time.Millisecond
+	p.idle.mu.Unlock()
+	var all []sandbox.NetworkNamespace
+	for range 5 {
+		all = append(all, take(t, p, sandbox.NetworkRequest{}))
+	}
+	for _, n := range all {
+		n.Close()
+	}
+	waiting(t, p, 1)
+	p.idle.work.Wait()
+	if len(m.there) != 1 {
+		t.Errorf("left: %v", m.there)
 	}
 }
 
-// TestLeft: what an earlier pool left is removed, also where it had not even been
-// mounted, and what could not be disconnected is left for the next one.
-func TestLeft(t *testing.T) {
+// TestInterrupted: a network is made to its end, although its process won't come.
+func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	killed, _ := opened(t, dir, 0)
-	take(t, killed, sandbox.NetworkRequest{})
-	if err := os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	stuck, w := opened(t, dir, 0)
-	stuck.Close()
-	wantNothingLeft(t, stuck, w)
-
-	stuck, w = opened(t, dir, 0)
-	ns := take(t, stuck, sandbox.NetworkRequest{})
-	w.say(errors.New("stuck"))
-	ns.Close()
-	stuck.Close()
-	if !ns.Exists() {
-		t.Error("a network is gone that could not be disconnected")
-	}
-	p, w := opened(t, dir, 0)
-	w.connected[ns.ID] = ""
-	p.Close()
-	wantNothingLeft(t, p, w)
-}
-
-func TestClear(t *testing.T) {
-	t.Parallel()
-	p, _ := opened(t, t.TempDir(), 0)
-	take(t, p, sandbox.NetworkRequest{})
-	if err := Clear(p.dir); err != nil {
-		t.Error(err)
-	}
-	wantNothingLeft(t, p, &wires{})
-	if err := Clear(filepath.Join(p.dir, "nothing")); err != nil {
-		t.Error(err)
+	p := New(0, func(ctx context.Context, _ string) (Network, error) { return nil, ctx.Err() })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.New(ctx, sandbox.NetworkRequest{}); err != nil {
+		t.Errorf("got %v", err)
 	}
 }
