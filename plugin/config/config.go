@@ -286,7 +286,7 @@ func Default(env Environment) Config {
 		}},
 		Sandbox:    Sandbox{Rootless: env.UserNamespace},
 		CDI:        CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi", filepath.Join(p.config, "cdi")}},
-		Network:    Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin"},
+		Network:    Network{Mode: "auto", CNIConfig: "/etc/cni/net.d/kiln.conflist", CNIBinDir: "/opt/cni/bin", PoolSize: 2},
 		Registries: map[string]Registry{},
 		CertsDirs:  []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"},
 		Labels:     map[string]string{},

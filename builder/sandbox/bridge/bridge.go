@@ -14,7 +14,7 @@
 //
 // A host's firewall of iptables (by way of nftables) drops what it doesn't know,
 // where Docker or the like has set it up; it gets two rules that let the bridge's
-// packets through (passage.go).
+// packets through (passage.go). So does firewalld, which is asked for the same.
 package bridge
 
 import (
@@ -133,7 +133,7 @@ func (p *Provider) removeBridge() error {
 	if err == nil && l != nil {
 		err = removeLink(l)
 	}
-	return errors.Join(err, p.table.removePassage(), p.table.release())
+	return errors.Join(err, p.table.removePassage(), theFirewalld.forget(context.Background(), p.table.name), p.table.release())
 }
 
 // New implements sandbox.NetworkProvider. Host names mean nothing to a bridge.
@@ -154,7 +154,7 @@ func (p *Provider) letThrough(ctx context.Context) {
 		return
 	}
 	p.looked = time.Now()
-	if err := p.table.makePassage(); err != nil {
+	if err := errors.Join(p.table.makePassage(), theFirewalld.trust(ctx, p.table.name)); err != nil {
 		log.G(ctx).WithError(err).Warnf("the host's firewall may drop what is sent on bridge %s", p.table.name)
 	}
 }

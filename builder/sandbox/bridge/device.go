@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -84,7 +85,7 @@ func removeDead() error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(removeLink(l), t.removePassage(), t.release()); err != nil {
+		if err := errors.Join(removeLink(l), t.removePassage(), theFirewalld.forget(context.Background(), t.name), t.release()); err != nil {
 			return fmt.Errorf("remove what an earlier process left: %w", err)
 		}
 	}
