@@ -23,7 +23,7 @@ type networks interface {
 // which is also what auto means where no bridge can be made and none is configured.
 func openNetwork(ctx context.Context, cfg config.Config) (networks, error) {
 	n, mode := cfg.Network, networkMode(cfg)
-	if mode != "bridge" {
+	if mode != "bridge" && !cfg.Sandbox.Rootless {
 		// It may have been the mode of an earlier daemon.
 		if err := bridge.Sweep(ctx); err != nil {
 			log.G(ctx).WithError(err).Warn("bridges of daemons that were killed stay")

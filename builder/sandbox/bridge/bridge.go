@@ -66,6 +66,9 @@ func Open(ctx context.Context, cfg Config) (*Provider, error) {
 		return err
 	})
 	if err != nil {
+		if p != nil {
+			err = errors.Join(err, p.Close())
+		}
 		return nil, fmt.Errorf("bridge for networks of processes: %w", err)
 	}
 	return p, nil

@@ -48,6 +48,16 @@ func (z *zones) remove(zone, bridge string) (string, *dbus.Error) {
 	return zone, nil
 }
 
+// want checks in which zone a bridge is, and how often that was changed.
+func (z *zones) want(t *testing.T, bridge, zone string, calls int) {
+	t.Helper()
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.of[bridge] != zone || z.calls != calls {
+		t.Errorf("zones %v after %d changes; %s should be in %q after %d", z.of, z.calls, bridge, zone, calls)
+	}
+}
+
 // bus starts a bus, and gives connections to it.
 func bus(t *testing.T) func(context.Context) (*dbus.Conn, error) {
 	t.Helper()
@@ -95,21 +105,18 @@ func TestFirewalld(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := f.trust(t.Context(), "b"); err != nil || z.of["b"] != trusted {
-			t.Errorf("zones %v, %v", z.of, err)
+		if err := f.trust(t.Context(), "b"); err != nil {
+			t.Error(err)
+		}
+		z.want(t, "b", trusted, 1)
+	}
+	for _, bridge := range []string{"b", "b", "moved"} {
+		if err := f.forget(t.Context(), bridge); err != nil {
+			t.Error(err)
 		}
 	}
-	if z.calls != 1 {
-		t.Errorf("it was asked %d times", z.calls)
-	}
-	for range 2 {
-		if err := f.forget(t.Context(), "b"); err != nil || z.of["b"] != "" {
-			t.Errorf("zones %v, %v", z.of, err)
-		}
-	}
-	if err := f.forget(t.Context(), "moved"); err != nil || z.of["moved"] != "public" {
-		t.Errorf("zones %v, %v", z.of, err)
-	}
+	z.want(t, "b", "", 1)
+	z.want(t, "moved", "public", 1)
 	if err := f.trust(t.Context(), "refused"); err == nil || !strings.Contains(err.Error(), "not this one") {
 		t.Errorf("got %v", err)
 	}

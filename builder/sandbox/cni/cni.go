@@ -22,6 +22,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/netns"
 	"github.com/kiln-build/kiln/builder/sandbox/netpool"
@@ -65,7 +66,9 @@ func Open(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("networks of processes: %w", err)
 	}
 	p := &Provider{cfg: cfg, list: list}
-	p.plugins = libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, cfg.Dir, nil)
+	// Left to itself, the library would make this at the first call, and at several at once.
+	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}}
+	p.plugins = libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, cfg.Dir, exec)
 	if err := os.MkdirAll(p.networks(), 0o700); err != nil {
 		return nil, fmt.Errorf("networks of processes: %w", err)
 	}
