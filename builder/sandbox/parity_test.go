@@ -22,7 +22,7 @@ ls -l /dev /dev/pts | sed 's/ [A-Z][a-z][a-z] .* / /'
 ls /proc/self/fd; ls /sys/fs/cgroup; sed 's/:.*kiln.*/:own/' /proc/self/cgroup
 for f in /proc/kcore /proc/keys /proc/timer_list /sys/firmware /proc/scsi /proc/acpi; do ls -ld $f | cut -c1-10; done
 for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/uevent_seqnum /proc/irq/x; do (echo 1 > $f) 2>&1; done
-mount -t tmpfs none /mnt 2>&1; umount /proc 2>&1; hostname x 2>&1; mknod /blk b 7 0 2>&1 && cat /blk 2>&1; dmesg >/dev/null 2>&1; echo dmesg $?
+mount -t tmpfs none /mnt 2>&1; umount /proc 2>&1; hostname x 2>&1; mknod /blk b 7 0 2>&1 && (: </blk) 2>&1; dmesg >/dev/null 2>&1; echo dmesg $?
 chroot / true 2>&1; unshare -m true 2>&1; unshare -U true 2>&1; setsid true 2>&1; cat /proc/self/attr/current 2>&1; true
 `
 
