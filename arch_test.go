@@ -24,6 +24,7 @@ var packages = []room{
 	{row: 0, name: "builder/graph"},
 	{row: 0, name: "builder/event"},
 	{row: 0, name: "builder/boltcheck"},
+	{row: 0, name: "builder/idmap"},
 	{row: 0, name: "snapshotter", never: []string{module + "/builder"}},
 	{row: 1, name: "builder/store"},
 	{row: 1, name: "builder/cache"},

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-build/kiln/builder/export"
 	"github.com/kiln-build/kiln/builder/frontend"
 	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/policy"
@@ -59,6 +60,8 @@ type Config struct {
 	// too, unless FixedPlatforms.
 	Emulation      *emulation.Emulators
 	FixedPlatforms bool
+	// Users are those of sandboxed steps on the host; nil are the same.
+	Users *idmap.Map
 	// MaxParallelism bounds how many processes run at once; 0: no bound.
 	MaxParallelism int
 	CgroupParent   string
@@ -112,7 +115,10 @@ func Open(ctx context.Context, cfg Config) (_ *Builder, err error) {
 	if b.id, err = store.Identity(filepath.Join(cfg.Root, "workerid")); err != nil {
 		return nil, err
 	}
-	if b.layers, err = layer.New(ctx, cfg.Store, layer.Config{Root: filepath.Join(cfg.Root, "layers")}); err != nil {
+	if err := cfg.Users.Admit(cfg.Root); err != nil {
+		return nil, err
+	}
+	if b.layers, err = layer.New(ctx, cfg.Store, layer.Config{Root: filepath.Join(cfg.Root, "layers"), Users: cfg.Users}); err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { b.layers.Close(context.WithoutCancel(ctx)) })
@@ -165,7 +171,7 @@ func (b *Builder) makeOps(ctx context.Context) (err error) {
 	b.exec = &op.ExecConfig{
 		Layers: b.layers, Runner: b.cfg.Runner, Sessions: b.cfg.Sessions,
 		Caches: op.NewCacheMounts(b.layers, b.records), Dir: dir, CgroupParent: b.cfg.CgroupParent,
-		Limits: b.cfg.Limits, Emulation: b.cfg.Emulation,
+		Limits: b.cfg.Limits, Emulation: b.cfg.Emulation, Users: b.cfg.Users,
 	}
 	if n := b.cfg.MaxParallelism; n > 0 {
 		b.execSlots = make(limit, n)

@@ -10,12 +10,18 @@ import (
 	"github.com/kiln-build/kiln/integration/testbed"
 )
 
-// foreign is a program that says which platform it is for.
+// foreign is a program that says which platform it is for, and who its users are.
 const foreign = `package main
 
-import "runtime"
+import (
+	"os"
+	"runtime"
+)
 
-func main() { println("this is", runtime.GOARCH) }
+func main() {
+	users, err := os.ReadFile("/proc/self/uid_map")
+	println("this is", runtime.GOARCH, string(users), err)
+}
 `
 
 // foreign makes a folder with that program, for arm64.
@@ -45,6 +51,12 @@ func TestEmulation(t *testing.T) {
 	if got := b.run(b.daemon.Client("buildctl", "debug", "workers")).stdout; !strings.Contains(got, "linux/arm64") {
 		t.Errorf("workers:\n%s", got)
 	}
+
+	remapped := remapping(t, "--backend", "embedded")
+	if got := remapped.run(remapped.daemon.Client("buildctl", args...)).stderr; strings.Count(got, "this is arm64") != 2 || strings.Count(got, " 300000 ") != 2 {
+		t.Errorf("with other users, output:\n%s", got)
+	}
+	remapped.idle()
 
 	// A daemon that finds no emulator: runc alone is on its PATH.
 	runc, err := exec.LookPath("runc")

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
 	"github.com/kiln-build/kiln/builder/store"
@@ -40,6 +41,7 @@ type Daemon struct {
 	network   networks // nil: the host's
 	runner    *sandbox.Local
 	emulators *emulation.Emulators
+	users     *idmap.Map // nil: processes have the users that they see
 	builder   *builder.Builder
 	history   *history.History
 	control   *control.Server
@@ -75,6 +77,9 @@ func Open(ctx context.Context, cfg config.Config, version control.Version) (_ *D
 		return nil, err
 	}
 	d.emulators = openEmulation(cfg)
+	if d.users, err = openUsers(cfg); err != nil {
+		return nil, err
+	}
 	devices, err := openDevices(cfg.CDI)
 	if err != nil {
 		return nil, err
@@ -153,6 +158,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	if d.emulators != nil {
 		d.emulators.Close()
 	}
+	errs = append(errs, d.users.Close())
 	if d.network != nil {
 		errs = append(errs, d.network.Close())
 	}

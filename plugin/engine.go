@@ -2,12 +2,16 @@ package plugin
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder"
 	"github.com/kiln-build/kiln/builder/cache"
 	"github.com/kiln-build/kiln/builder/frontend"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
@@ -56,6 +60,7 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		Platforms:      platforms,
 		FixedPlatforms: len(cfg.Platforms) > 0,
 		Emulation:      d.emulators,
+		Users:          d.users,
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
 		CgroupParent:   cfg.Sandbox.CgroupParent,
 		Limits:         limits,
@@ -72,6 +77,23 @@ func openEmulation(cfg config.Config) *emulation.Emulators {
 		c.Register = emulation.InOwnNamespace
 	}
 	return emulation.New(c)
+}
+
+// openUsers is nil where users aren't remapped.
+func openUsers(cfg config.Config) (*idmap.Map, error) {
+	if cfg.Sandbox.UserRemap == "" {
+		return nil, nil
+	}
+	users, err := idmap.Open(cfg.Sandbox.UserRemap)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox.userRemap: %w", err)
+	}
+	for dir := filepath.Dir(cfg.Root); dir != "/"; dir = filepath.Dir(dir) {
+		if fi, err := os.Stat(dir); err == nil && fi.Mode()&0o001 == 0 {
+			log.L.Warnf("sandbox.userRemap: not everybody may pass through %s: OCI runtimes won't find what is below it as other users (chmod o+x)", dir)
+		}
+	}
+	return users, nil
 }
 
 // openDevices is nil where builds get no devices.

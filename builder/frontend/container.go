@@ -249,5 +249,6 @@ func (c *Container) with(mount int, f func(files) error) error {
 		return err
 	}
 	defer tree.close()
+	tree.users = c.op.Users()
 	return f(tree)
 }

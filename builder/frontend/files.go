@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/continuity/sysx"
 	"github.com/containerd/errdefs"
+	"github.com/kiln-build/kiln/builder/idmap"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sys/unix"
@@ -40,11 +41,12 @@ const (
 type files struct {
 	root  *os.File
 	links linkRule
+	users *idmap.Map // who sees the tree
 }
 
 func openFiles(dir string, links linkRule) (files, error) {
 	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return files{root, links}, err
+	return files{root: root, links: links}, err
 }
 
 func (f files) close() { f.root.Close() }
@@ -132,7 +134,7 @@ func (f files) lstat(name string) (*fstypes.Stat, error) {
 		return nil, err
 	}
 	defer h.Close()
-	return describe(h, path.Base(path.Join("/", name)))
+	return f.describe(h, path.Base(path.Join("/", name)))
 }
 
 // stat describes what is at a path, behind links that stay in the tree.
@@ -145,7 +147,7 @@ func (f files) stat(name string) (*fstypes.Stat, error) {
 		return nil, err
 	}
 	defer h.Close()
-	return describe(h, path.Base(path.Join("/", name)))
+	return f.describe(h, path.Base(path.Join("/", name)))
 }
 
 // list describes what is in a directory, by name.
@@ -167,7 +169,7 @@ func (f files) list(req gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := files{dir, f.links}
+	in := files{dir, f.links, f.users}
 	var list []*fstypes.Stat
 	for _, e := range entries {
 		if ok, _ := path.Match(req.IncludePattern, e.Name()); !ok && req.IncludePattern != "" {
@@ -187,14 +189,15 @@ func (f files) list(req gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
 }
 
 // describe is what a client is told of a file.
-func describe(h *os.File, name string) (*fstypes.Stat, error) {
+func (f files) describe(h *os.File, name string) (*fstypes.Stat, error) {
 	fi, err := h.Stat()
 	if err != nil {
 		return nil, err
 	}
 	sys := fi.Sys().(*syscall.Stat_t)
+	uid, gid := f.users.Inside(int(sys.Uid), int(sys.Gid))
 	st := &fstypes.Stat{
-		Path: name, Mode: uint32(fi.Mode() &^ os.ModeSocket), ModTime: fi.ModTime().UnixNano(), Uid: sys.Uid, Gid: sys.Gid,
+		Path: name, Mode: uint32(fi.Mode() &^ os.ModeSocket), ModTime: fi.ModTime().UnixNano(), Uid: uint32(uid), Gid: uint32(gid),
 	}
 	switch fi.Mode().Type() {
 	case fs.ModeDir:

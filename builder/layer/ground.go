@@ -95,7 +95,7 @@ func (s *Store) merge(ctx context.Context, g *ground) (*ground, error) {
 	if found, err := s.adopt(ctx, merged.name); found || err != nil {
 		return merged, err
 	}
-	v, release, err := s.views.acquire(ctx, &Layer{Name: g.name})
+	v, release, err := s.views.acquire(ctx, &Layer{Name: g.name}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -95,7 +95,7 @@ func TestDeep(t *testing.T) {
 			}
 			again := deep(t, ctx, s, opened, n, 6)
 			checkDeep(t, ctx, s, again, n+6)
-			v, release, err := s.views.acquire(ctx, again)
+			v, release, err := s.views.acquire(ctx, again, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

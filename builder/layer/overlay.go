@@ -17,7 +17,7 @@ type diff struct{ upper, lower *view }
 // diff mounts a layer and its parent until release is called.
 func (s *Store) diff(ctx context.Context, l *Layer) (d diff, release func(), err error) {
 	d.lower = &view{}
-	upper, releaseUpper, err := s.views.acquire(ctx, l)
+	upper, releaseUpper, err := s.views.acquire(ctx, l, nil)
 	if err != nil {
 		return diff{}, nil, err
 	}
@@ -25,7 +25,7 @@ func (s *Store) diff(ctx context.Context, l *Layer) (d diff, release func(), err
 	if l.Parent == nil {
 		return d, releaseUpper, nil
 	}
-	lower, releaseLower, err := s.views.acquire(ctx, l.base())
+	lower, releaseLower, err := s.views.acquire(ctx, l.base(), nil)
 	if err != nil {
 		releaseUpper()
 		return diff{}, nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/store"
 )
 
@@ -44,6 +45,9 @@ type Config struct {
 	// Linger is how long a layer stays mounted after its last use; 0 is
 	// five seconds.
 	Linger time.Duration
+	// Users, if not nil, are of processes that trees will be mounted for. New tries
+	// whether that is possible.
+	Users *idmap.Map
 }
 
 // Store makes layers and workspaces, mounts them and turns layers into blobs.
@@ -93,6 +97,9 @@ func New(ctx context.Context, st *store.Store, cfg Config) (*Store, error) {
 	ctx = st.Context(ctx)
 	if err := s.reconcile(ctx); err != nil {
 		return nil, err
+	}
+	if err := s.prepareFor(cfg.Users); err != nil {
+		return nil, fmt.Errorf("layer store: %w", err)
 	}
 	if _, err := st.Leases.Create(ctx, leases.WithID(s.lease), leases.WithLabel(LabelStore, id)); err != nil {
 		return nil, fmt.Errorf("layer store: lease for mounts: %w", err)

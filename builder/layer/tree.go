@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-build/kiln/builder/idmap"
 )
 
 // tree is the active snapshot behind one or several workspaces, and its mount,
@@ -19,17 +21,21 @@ type tree struct {
 	sync   bool // the tree must outlast a crash of the machine
 
 	mu    sync.Mutex
-	users int    // workspaces that have it mounted
-	dir   string // while users isn't 0
+	users int        // workspaces that have it mounted
+	dir   string     // while users isn't 0
+	ids   *idmap.Map // that it is mounted for
 	gone  bool
 }
 
-// mount counts one more user of dir.
-func (t *tree) mount() error {
+// mount counts one more user of dir, which all have mounted for the same ids.
+func (t *tree) mount(ids *idmap.Map) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gone {
 		return fmt.Errorf("the tree was removed: %w", errdefs.ErrNotFound)
+	}
+	if t.users > 0 && t.ids != ids {
+		return fmt.Errorf("the tree is mounted for processes with other users: %w", errdefs.ErrFailedPrecondition)
 	}
 	if t.users == 0 {
 		if err := t.s.trees.mounting(t); err != nil {
@@ -39,11 +45,11 @@ func (t *tree) mount() error {
 		if err != nil {
 			return err
 		}
-		if err := t.mountOn(dir); err != nil {
+		if err := t.mountOn(dir, ids); err != nil {
 			t.s.trees.unmounted(t)
 			return errors.Join(err, unmountDir(dir))
 		}
-		t.dir = dir
+		t.dir, t.ids = dir, ids
 	}
 	t.users++
 	return nil
@@ -51,19 +57,19 @@ func (t *tree) mount() error {
 
 // mountOn avoids that the kernel writes everything out at the unmount, where
 // the tree's fate doesn't depend on it.
-func (t *tree) mountOn(dir string) error {
+func (t *tree) mountOn(dir string, ids *idmap.Map) error {
 	if t.sync || t.s.noVolatile.Load() {
-		return mountAll(t.mounts, dir)
+		return t.s.mountFor(ids, t.mounts, dir)
 	}
 	volatile, ok := withVolatile(t.mounts)
 	if !ok {
-		return mountAll(t.mounts, dir)
+		return t.s.mountFor(ids, t.mounts, dir)
 	}
 	if err := forgetVolatile(t.mounts); err != nil {
 		return err
 	}
-	err := mountAll(volatile, dir)
-	if errors.Is(err, unix.EINVAL) && mountAll(t.mounts, dir) == nil {
+	err := t.s.mountFor(ids, volatile, dir)
+	if errors.Is(err, unix.EINVAL) && t.s.mountFor(ids, t.mounts, dir) == nil {
 		t.s.noVolatile.Store(true) // the kernel is older than the option
 		return nil
 	}

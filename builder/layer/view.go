@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+
+	"github.com/kiln-build/kiln/builder/idmap"
 )
 
 // maxIdle bounds how many layers stay mounted without being used.
@@ -26,7 +28,12 @@ const maxIdle = 64
 // shared between all who ask for the same layer; release gives it up, may be
 // called more than once, and must be called. A nil layer is an empty directory.
 func (s *Store) Mount(ctx context.Context, l *Layer) (dir string, release func(), err error) {
-	v, release, err := s.views.acquire(ctx, l)
+	return s.MountFor(ctx, l, nil)
+}
+
+// MountFor is Mount for processes whose users are those of ids.
+func (s *Store) MountFor(ctx context.Context, l *Layer, ids *idmap.Map) (dir string, release func(), err error) {
+	v, release, err := s.views.acquire(ctx, l, ids)
 	if err != nil {
 		return "", nil, err
 	}
@@ -35,7 +42,7 @@ func (s *Store) Mount(ctx context.Context, l *Layer) (dir string, release func()
 
 // view is a mounted layer.
 type view struct {
-	name   string // the layer's; "" is the empty tree
+	viewKey
 	ready  chan struct{}
 	err    error // valid once ready, as are the next three
 	dir    string
@@ -47,14 +54,20 @@ type view struct {
 	stale bool        // can't be read; guarded by views.mu
 }
 
-// views are the mounted layers, by name. A view stays mounted for a while after
+// viewKey is what is shown to whom.
+type viewKey struct {
+	name string     // the layer's; "" is the empty tree
+	ids  *idmap.Map // whose users see it
+}
+
+// views are the mounted layers. A view stays mounted for a while after
 // its last use.
 type views struct {
 	s      *Store
 	linger time.Duration
 
 	mu     sync.Mutex
-	byName map[string]*view
+	byKey  map[viewKey]*view
 	idle   int
 	closed bool
 	ending map[*view]chan struct{} // being unmounted since their time is over; closed at the end
@@ -63,10 +76,10 @@ type views struct {
 }
 
 func (vs *views) init(s *Store, linger time.Duration) {
-	vs.s, vs.linger, vs.byName, vs.ending = s, linger, map[string]*view{}, map[*view]chan struct{}{}
+	vs.s, vs.linger, vs.byKey, vs.ending = s, linger, map[viewKey]*view{}, map[*view]chan struct{}{}
 }
 
-func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
+func (vs *views) acquire(ctx context.Context, l *Layer, ids *idmap.Map) (*view, func(), error) {
 	name := ""
 	if l != nil {
 		name = l.Name
@@ -79,10 +92,10 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 		vs.mu.Unlock()
 		return nil, nil, fmt.Errorf("mount layer %s: the layer store is closed: %w", name, errdefs.ErrUnavailable)
 	}
-	v, found := vs.byName[name]
+	v, found := vs.byKey[viewKey{name, ids}]
 	if !found {
-		v = &view{name: name, ready: make(chan struct{})}
-		vs.byName[name] = v
+		v = &view{viewKey: viewKey{name, ids}, ready: make(chan struct{})}
+		vs.byKey[v.viewKey] = v
 		vs.work.Go(func() { vs.mount(ctx, v) })
 	}
 	v.refs++
@@ -107,7 +120,7 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 	if found && (l.Lazy() || byProgram(v.mounts)) && stale(v.dir) {
 		vs.forget(v)
 		release()
-		return vs.acquire(ctx, l)
+		return vs.acquire(ctx, l, ids)
 	}
 	return v, release, nil
 }
@@ -117,8 +130,8 @@ func (vs *views) acquire(ctx context.Context, l *Layer) (*view, func(), error) {
 func (vs *views) forget(v *view) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
-	if vs.byName[v.name] == v {
-		delete(vs.byName, v.name)
+	if vs.byKey[v.viewKey] == v {
+		delete(vs.byKey, v.viewKey)
 		v.stale = true
 	}
 }
@@ -131,8 +144,8 @@ func (vs *views) mount(ctx context.Context, v *view) {
 	v.err = vs.s.mountView(ctx, v)
 	if v.err != nil {
 		vs.mu.Lock()
-		if vs.byName[v.name] == v {
-			delete(vs.byName, v.name) // the next one tries again
+		if vs.byKey[v.viewKey] == v {
+			delete(vs.byKey, v.viewKey) // the next one tries again
 		}
 		vs.mu.Unlock()
 	}
@@ -150,7 +163,7 @@ func (s *Store) mountView(ctx context.Context, v *view) (err error) {
 	}()
 	if v.name == "" {
 		v.mounts = []mount.Mount{{Type: "bind", Source: filepath.Join(s.root, "empty"), Options: []string{"ro", "rbind"}}}
-		return mountAll(v.mounts, v.dir)
+		return s.mountFor(v.ids, v.mounts, v.dir)
 	}
 	// Never a name that an earlier process had: containerd may know it still,
 	// although the snapshotter has forgotten the view.
@@ -161,7 +174,7 @@ func (s *Store) mountView(ctx context.Context, v *view) (err error) {
 		return err
 	}
 	v.key = key
-	return mountAll(v.mounts, v.dir)
+	return s.mountFor(v.ids, v.mounts, v.dir)
 }
 
 func (s *Store) unmountView(ctx context.Context, v *view) error {
@@ -184,7 +197,7 @@ func (vs *views) release(v *view) {
 		vs.drop(v)
 		return
 	}
-	if v.refs > 0 || vs.byName[v.name] != v { // in use, failed, or closed
+	if v.refs > 0 || vs.byKey[v.viewKey] != v { // in use, failed, or closed
 		return
 	}
 	if vs.idle >= maxIdle || vs.linger < 0 {
@@ -196,7 +209,7 @@ func (vs *views) release(v *view) {
 	timer = time.AfterFunc(vs.linger, func() {
 		vs.mu.Lock()
 		defer vs.mu.Unlock()
-		if v.idle != timer || vs.byName[v.name] != v { // used again, or gone
+		if v.idle != timer || vs.byKey[v.viewKey] != v { // used again, or gone
 			return
 		}
 		v.idle = nil
@@ -208,8 +221,8 @@ func (vs *views) release(v *view) {
 
 // drop unmounts a view that nobody uses. vs.mu is held.
 func (vs *views) drop(v *view) {
-	if vs.byName[v.name] == v {
-		delete(vs.byName, v.name)
+	if vs.byKey[v.viewKey] == v {
+		delete(vs.byKey, v.viewKey)
 	}
 	ended := make(chan struct{})
 	vs.ending[v] = ended
@@ -243,12 +256,12 @@ func (vs *views) settle() error {
 	errs := []error{vs.removeLeft()}
 	vs.mu.Lock()
 	var idle []*view
-	for _, v := range vs.byName {
+	for _, v := range vs.byKey {
 		if v.idle != nil {
 			v.idle.Stop()
 			v.idle = nil
 			vs.idle--
-			delete(vs.byName, v.name)
+			delete(vs.byKey, v.viewKey)
 			idle = append(idle, v)
 		}
 	}
@@ -293,8 +306,8 @@ func (vs *views) close() error {
 	err := vs.settle()
 	vs.mu.Lock()
 	vs.closed = true
-	rest := vs.byName
-	vs.byName = map[string]*view{}
+	rest := vs.byKey
+	vs.byKey = map[viewKey]*view{}
 	vs.mu.Unlock()
 	vs.work.Wait()
 	errs := []error{err}

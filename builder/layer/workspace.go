@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/store"
 )
 
@@ -123,12 +124,17 @@ func (l *Layer) name() string {
 
 // Dir returns a directory with the tree, writable; it is mounted at the first
 // call and stays until Unmount, Commit or Discard.
-func (w *Workspace) Dir(context.Context) (string, error) {
+func (w *Workspace) Dir(context.Context) (string, error) { return w.DirFor(nil) }
+
+// DirFor is Dir for processes whose users are those of ids; what they make there lies
+// on disk as that of the users that they see. A tree that is mounted for others is
+// errdefs.ErrFailedPrecondition.
+func (w *Workspace) DirFor(ids *idmap.Map) (string, error) {
 	if w.gone {
 		return "", fmt.Errorf("workspace %s has ended: %w", w.tree.key, errdefs.ErrFailedPrecondition)
 	}
 	if !w.mounted {
-		if err := w.tree.mount(); err != nil {
+		if err := w.tree.mount(ids); err != nil {
 			return "", fmt.Errorf("workspace %s: %w", w.tree.key, err)
 		}
 		w.mounted = true

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/moby/buildkit/solver/pb"
 )
@@ -42,6 +43,7 @@ type openCache struct {
 	users   int                // 0 while it is being unmounted
 
 	dir       string
+	ids       *idmap.Map // of the processes that it is mounted for
 	workspace *layer.Workspace
 	release   func()
 }
@@ -57,6 +59,8 @@ type CacheMount struct {
 	Sharing pb.CacheSharingOpt
 	// Seed is what a new cache mount has in it. Other seeds, other mounts.
 	Seed *layer.Layer
+	// Users are those of the process that it is for.
+	Users *idmap.Map
 	// Fresh empties the cache mount first, unless somebody uses it.
 	Fresh bool
 }
@@ -69,7 +73,8 @@ type MountedCache struct {
 }
 
 // Get mounts a cache mount. One that is in use is waited for if either use is to be
-// locked; of one that is in use where either use is to be private, another is made.
+// locked, or by processes with other users; of one that is in use where either use is to
+// be private, another is made.
 // Who wants several has to ask for them in the order of their names: somebody else may
 // have one and wait for another.
 func (c *CacheMounts) Get(ctx context.Context, want CacheMount) (*MountedCache, error) {
@@ -127,12 +132,12 @@ func (c *CacheMounts) take(want CacheMount) (_ *openCache, mine bool, freed <-ch
 		o := c.inUse[name]
 		switch {
 		case o == nil:
-			o = &openCache{name: name, sharing: want.Sharing, ready: make(chan struct{}), users: 1}
+			o = &openCache{name: name, sharing: want.Sharing, ready: make(chan struct{}), ids: want.Users, users: 1}
 			c.inUse[name] = o
 			return o, true, nil
 		case o.users == 0:
 			return nil, false, c.freed
-		case o.sharing == shared && want.Sharing == shared:
+		case o.sharing == shared && want.Sharing == shared && o.ids == want.Users:
 			o.users++
 			return o, false, nil
 		case want.Sharing == private || o.sharing == private && want.Sharing == shared:
@@ -166,7 +171,7 @@ func (c *CacheMounts) open(ctx context.Context, o *openCache, want CacheMount) e
 	if o.workspace, err = c.layers.OpenWorkspace(lctx, o.name, want.Seed); err != nil {
 		return err
 	}
-	o.dir, err = o.workspace.Dir(lctx)
+	o.dir, err = o.workspace.DirFor(want.Users)
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
@@ -30,7 +31,9 @@ type ContainerSpec struct {
 
 // Container is a set of mounts on which processes run beside each other, for
 // somebody who looks at them. The first one makes the sandbox that the others
-// join and that ends with it. It is safe for concurrent use.
+// join and that ends with it. The mounts are there before it is known whether that
+// will be an insecure one: where users are remapped, its users are too. It is safe for
+// concurrent use.
 type Container struct {
 	cfg  *ExecConfig
 	job  schedule.Job
@@ -54,6 +57,7 @@ func (cfg *ExecConfig) NewContainer(ctx context.Context, job schedule.Job, spec 
 		m:  newMounting(cfg, job, spec.Inputs),
 		up: make(chan struct{}), down: make(chan struct{}),
 	}
+	c.m.users = cfg.Users
 	if err := c.m.all(ctx, spec.Mounts); err != nil {
 		c.m.close(ctx)
 		return nil, err
@@ -129,7 +133,7 @@ func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO) error {
 	spec := c.sandbox(proc)
 	spec.RemoveStubsRecursive = p.RemoveStubsRecursive
 	err = c.cfg.Runner.Run(ctx, spec, io, func() { close(c.up) })
-	return c.cfg.explain(err, c.spec.Platform)
+	return c.cfg.explain(err, c.spec.Platform, c.m.users)
 }
 
 // errEnded is why a process can't join the first one.
@@ -167,7 +171,9 @@ func (c *Container) sandbox(p sandbox.Process) sandbox.Spec {
 		CgroupParent:  c.cfg.CgroupParent,
 		Network:       networks[c.spec.Network],
 		Resources:     c.cfg.Limits,
-		UserNamespace: c.cfg.Emulation.Namespace(c.spec.Platform),
+		Users:         c.m.users,
+		UserNamespace: c.cfg.Emulation.Namespace(c.spec.Platform, c.m.users),
+		Shared:        true,
 		Security:      p.Security,
 		Terminal:      p.Terminal,
 	}
@@ -185,6 +191,10 @@ func (c *Container) Dir(mount int) (string, error) {
 	}
 	return "", fmt.Errorf("mount %d at %s is of type %s, which has no files outside of the container: %w", mount, m.Dest, m.MountType, errdefs.ErrInvalidArgument)
 }
+
+// Users are those of the processes on the host, for whom the files in Dir look like
+// theirs; nil are the same.
+func (c *Container) Users() *idmap.Map { return c.m.users }
 
 // Close undoes the mounts. All processes must have ended; ctx may have.
 func (c *Container) Close(ctx context.Context) { c.m.close(ctx) }

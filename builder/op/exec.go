@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/kiln-build/kiln/builder/event"
 	"github.com/kiln-build/kiln/builder/graph"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
@@ -36,6 +37,8 @@ type ExecConfig struct {
 	Limits sandbox.Resources
 	// Emulation is for steps of other platforms; nil is none.
 	Emulation *emulation.Emulators
+	// Users are those of sandboxed steps on the host; nil are the same.
+	Users *idmap.Map
 }
 
 // Exec runs a process on mounts.
@@ -72,7 +75,7 @@ func (e *Exec) Run(ctx context.Context, job schedule.Job, inputs []schedule.Resu
 // not be read any more.
 func (e *Exec) attempt(ctx context.Context, job schedule.Job, layers []*layer.Layer) (_ []schedule.Result, stale bool, _ error) {
 	m := newMounting(e.cfg, job, layers)
-	m.fresh, m.cwd = e.step.Meta.IgnoreCache, e.exec.Meta.Cwd
+	m.fresh, m.cwd, m.users = e.step.Meta.IgnoreCache, e.exec.Meta.Cwd, e.users()
 	defer m.close(ctx)
 	err := e.process(ctx, job, m)
 	stale = m.stale()
@@ -88,6 +91,15 @@ func (e *Exec) attempt(ctx context.Context, job schedule.Job, layers []*layer.La
 	}
 	results, err := e.commit(ctx, m)
 	return results, false, err
+}
+
+// users are those that the step has on the host. An insecure one is to have the rights
+// of the machine's root.
+func (e *Exec) users() *idmap.Map {
+	if e.exec.Security == pb.SecurityMode_INSECURE {
+		return nil
+	}
+	return e.cfg.Users
 }
 
 // process makes the mounts and runs the process on them.
@@ -132,7 +144,8 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 		Security:             securities[e.exec.Security],
 		Resources:            e.cfg.Limits.Under(resources(e.step.Meta.Resources)),
 		Devices:              e.devices,
-		UserNamespace:        e.cfg.Emulation.Namespace(e.step.OCIPlatform()),
+		Users:                m.users,
+		UserNamespace:        e.cfg.Emulation.Namespace(e.step.OCIPlatform(), m.users),
 		Observe:              job.Progress.Used,
 		RemoveStubsRecursive: meta.RemoveMountStubsRecursive,
 	}
@@ -178,7 +191,7 @@ func (e *Exec) outcome(err error) error {
 		return nil
 	}
 	command := strings.Join(e.exec.Meta.Args, " ")
-	err = e.cfg.explain(err, e.step.OCIPlatform())
+	err = e.cfg.explain(err, e.step.OCIPlatform(), e.users())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		if e.valid(int32(exit.Code)) {
@@ -197,12 +210,12 @@ const (
 )
 
 // explain adds what to do where a program may not have been one of this machine's.
-func (cfg *ExecConfig) explain(err error, p ocispec.Platform) error {
+func (cfg *ExecConfig) explain(err error, p ocispec.Platform, users *idmap.Map) error {
 	var start *sandbox.StartError
 	var exit *sandbox.ExitError
 	foreign := errors.As(err, &start) && strings.Contains(start.Reason, unix.ENOEXEC.Error()) ||
 		errors.As(err, &exit) && (exit.Code == exitShell || exit.Code == exitInit)
-	if !foreign || cfg.Emulation.Namespace(p) != "" {
+	if !foreign || cfg.Emulation.Namespace(p, users) != "" {
 		return err
 	}
 	if advice := cfg.Emulation.Advice(p); advice != "" {

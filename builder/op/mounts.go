@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/schedule"
@@ -26,6 +27,8 @@ type mounting struct {
 	cfg    *ExecConfig
 	job    schedule.Job
 	inputs []*layer.Layer
+	// users are those of the process on the host; nil are the same.
+	users *idmap.Map
 	// fresh: cache mounts begin empty.
 	fresh bool
 	// cwd is what relative targets are relative to; "" is /.
@@ -121,7 +124,7 @@ func (m *mounting) show(mt *pb.Mount, dir string) {
 func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
 	in := m.input(mt)
 	if mt.Readonly && mt.Dest != pb.RootMount {
-		dir, release, err := m.cfg.Layers.Mount(ctx, in)
+		dir, release, err := m.cfg.Layers.MountFor(ctx, in, m.users)
 		if err != nil {
 			return "", err
 		}
@@ -133,7 +136,7 @@ func (m *mounting) tree(ctx context.Context, mt *pb.Mount) (string, error) {
 		return "", err
 	}
 	m.trees[mt] = w
-	return w.Dir(ctx)
+	return w.DirFor(m.users)
 }
 
 func (m *mounting) input(mt *pb.Mount) *layer.Layer {
@@ -232,7 +235,7 @@ func (m *mounting) wanted(mt *pb.Mount) CacheMount {
 	if id == "" {
 		id = mt.Dest
 	}
-	return CacheMount{ID: id, Sharing: mt.GetCacheOpt().GetSharing(), Seed: m.input(mt), Fresh: m.fresh}
+	return CacheMount{ID: id, Sharing: mt.GetCacheOpt().GetSharing(), Seed: m.input(mt), Fresh: m.fresh, Users: m.users}
 }
 
 func (m *mounting) cache(mt *pb.Mount) error {

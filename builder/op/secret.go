@@ -53,7 +53,11 @@ func (m *mounting) secretFile(opt *pb.SecretOpt, data []byte) (string, error) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return "", err
 	}
-	if err := os.Chown(file, int(opt.Uid), int(opt.Gid)); err != nil {
+	uid, gid, err := m.users.Host(int(opt.Uid), int(opt.Gid))
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chown(file, uid, gid); err != nil {
 		return "", err
 	}
 	return file, os.Chmod(file, os.FileMode(opt.Mode&0o777))
@@ -67,10 +71,14 @@ func (m *mounting) ssh(ctx context.Context, mt *pb.Mount) error {
 		return err
 	}
 	m.undo = append(m.undo, func() { os.RemoveAll(dir) })
+	uid, gid, err := m.users.Host(int(opt.Uid), int(opt.Gid))
+	if err != nil {
+		return err
+	}
 	var agent *session.Agent
 	err = m.cfg.Sessions.Any(ctx, m.job.Sessions(), func(c *session.Client) (err error) {
 		agent, err = c.ForwardSSH(ctx, session.SSHOptions{
-			ID: opt.ID, Dir: dir, UID: int(opt.Uid), GID: int(opt.Gid), Mode: os.FileMode(opt.Mode & 0o777),
+			ID: opt.ID, Dir: dir, UID: uid, GID: gid, Mode: os.FileMode(opt.Mode & 0o777),
 		})
 		return err
 	})

@@ -30,11 +30,11 @@ type begun struct {
 }
 
 // begin makes what a process needs before it starts.
-func (n *native) begin(p *specs.Process, io IO) (*begun, error) {
+func (n *native) begin(p *specs.Process, io IO, to *owner) (*begun, error) {
 	s := laterStreams(io)
 	if !p.Terminal {
 		var err error
-		if s, err = openStreams(io, false); err != nil {
+		if s, err = openStreams(io, false, to); err != nil {
 			return nil, err
 		}
 	}

@@ -13,8 +13,8 @@ import (
 // engine starts processes that have been prepared, and waits for them. What its
 // methods return and when they call started is as for [Runner].
 type engine interface {
-	// takes says why the engine can't run s, nil if it can.
-	takes(s *specs.Spec) error
+	// takes says why the engine can't run r, nil if it can.
+	takes(r *run) error
 	// run runs the first process of r.
 	run(ctx context.Context, r *run, io IO, started func()) error
 	// exec runs p beside the first process of r. dir is its own to use.
@@ -78,11 +78,11 @@ func (l *Local) openNative() error {
 	return nil
 }
 
-// engineFor is the engine that starts the process of s.
-func (l *Local) engineFor(s *specs.Spec) (engine, error) {
+// engineFor is the engine that starts the process of r.
+func (l *Local) engineFor(r *run) (engine, error) {
 	var why error
 	for _, e := range l.engines {
-		if why = e.takes(s); why == nil {
+		if why = e.takes(r); why == nil {
 			return e, nil
 		}
 	}

@@ -12,8 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // external is the engine that calls an OCI runtime's binary.
@@ -23,7 +21,7 @@ type external struct {
 }
 
 // takes implements engine.
-func (x *external) takes(*specs.Spec) error { return nil }
+func (x *external) takes(*run) error { return nil }
 
 // run implements engine.
 func (x *external) run(ctx context.Context, r *run, io IO, started func()) error {
@@ -40,6 +38,7 @@ func (x *external) exec(ctx context.Context, r *run, p execution, io IO, started
 		logFile:  filepath.Join(p.dir, "log.json"),
 		pidFile:  filepath.Join(p.dir, "pid"),
 		terminal: p.Terminal,
+		owner:    r.streamsOwner(p.User),
 		reach:    processGroup,
 	}
 	file := filepath.Join(p.dir, "process.json")
@@ -83,6 +82,7 @@ type command struct {
 	logFile  string
 	pidFile  string
 	terminal bool
+	owner    *owner // of the streams; nil leaves that to the runtime
 	reach    reach
 }
 
@@ -102,6 +102,7 @@ func (x *external) command(r *run) command {
 		logFile:  filepath.Join(r.bundle, "log.json"),
 		pidFile:  filepath.Join(r.bundle, "pid"),
 		terminal: r.Terminal,
+		owner:    r.streamsOwner(r.spec.Process.User),
 		reach:    wholeNamespace,
 	}
 	cmd.args = append(x.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
@@ -124,7 +125,7 @@ var runtimeEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 // call runs the command to its end.
 func (x *external) call(ctx context.Context, cmd command, io IO, started func()) error {
-	streams, err := openStreams(io, cmd.terminal)
+	streams, err := openStreams(io, cmd.terminal, cmd.owner)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}

@@ -55,7 +55,12 @@ func newNative(program string, profile *specs.LinuxSeccomp) (*native, error) {
 }
 
 // takes implements engine.
-func (n *native) takes(s *specs.Spec) error { return supported(s) }
+func (n *native) takes(r *run) error {
+	if r.Users != nil && r.Shared {
+		return fmt.Errorf("further processes in a user namespace: %w", errUnsupported)
+	}
+	return supported(r.spec)
+}
 
 // close implements engine. Processes that still run are killed.
 func (n *native) close() error {
@@ -127,13 +132,20 @@ func (n *native) run(ctx context.Context, r *run, io IO, started func()) error {
 	if err := noteCgroup(r); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	b, err := n.begin(r.spec.Process, io)
+	b, err := n.begin(r.spec.Process, io, r.streamsOwner(r.spec.Process.User))
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	b.cmd.SysProcAttr.Cloneflags = newFlags(r.spec)
 	b.cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
-	if err := b.start(ctx, n.parent.start); err != nil {
+	start := n.parent.start
+	if r.Users != nil {
+		n.remap(b.cmd, r.Users)
+		ended := make(chan struct{})
+		defer close(ended)
+		start = func(cmd *exec.Cmd) error { return n.parent.startIn(r.network.path, cmd, ended) }
+	}
+	if err := b.start(ctx, start); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	order, err := n.order(r, b.cmd.Process.Pid)
@@ -150,7 +162,10 @@ func (n *native) run(ctx context.Context, r *run, io IO, started func()) error {
 // exec implements engine. The process is made in the process namespace of the
 // sandbox and enters the others itself.
 func (n *native) exec(ctx context.Context, r *run, p execution, io IO, started func()) error {
-	b, err := n.begin(p.Process, io)
+	if r.Users != nil { // it would have the rights of the host's root
+		return fmt.Errorf("exec in %s, which wasn't to be shared: %w", r.ID, errUnsupported)
+	}
+	b, err := n.begin(p.Process, io, nil)
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
@@ -212,6 +227,11 @@ func (n *native) order(r *run, pid int) (*inside.Order, error) {
 		return nil, err
 	}
 	process.DieWithParent = true
+	if r.Users != nil {
+		if err := raiseLimits(pid, process.Rlimits); err != nil {
+			return nil, err
+		}
+	}
 	around, err := sandboxOrder(r, r.cgroup.GetPaths())
 	if err != nil {
 		return nil, err

@@ -36,6 +36,9 @@ type network struct {
 	close func() error
 }
 
+// new tells whether the network begins with the process.
+func (n network) new() bool { return !n.host && n.path == "" }
+
 // newNetwork gives the network of a process. The caller closes it.
 func newNetwork(ctx context.Context, s Spec, p NetworkProvider) (network, error) {
 	n := s.Network

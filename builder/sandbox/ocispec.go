@@ -13,9 +13,13 @@ import (
 // run is a checked Spec with all that was looked up and made for it.
 type run struct {
 	Spec
-	bundle  string
-	owner   owner
-	network network
+	bundle string
+	owner  owner
+	// hostOwner is owner as the host sees it.
+	hostOwner owner
+	network   network
+	// sysfs is where the host has one for a remapped process; "" is for it to make one.
+	sysfs   string
 	rlimits []specs.POSIXRlimit
 	labels  labels
 	spec    *specs.Spec
@@ -67,13 +71,16 @@ func (l *Local) ociSpec(r *run) *specs.Spec {
 	}
 	s.Linux.Resources.Devices = slices.Clip(l.base.devices)
 	if r.Security == Insecure {
-		unrestrict(s, l.cfg.Rootless)
+		unrestrict(s, l.cfg.Rootless || r.Users != nil)
 	}
 	if l.cfg.HostPID {
 		shareProcesses(s)
 	}
-	if r.UserNamespace != "" {
+	switch {
+	case r.UserNamespace != "":
 		enterUserNamespace(s, r.UserNamespace)
+	case r.Users != nil:
+		r.remap(s)
 	}
 	if l.cfg.Rootless {
 		unprivilege(s)

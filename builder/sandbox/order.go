@@ -24,7 +24,6 @@ func supported(s *specs.Spec) error {
 	l, p := s.Linux, s.Process
 	for what, asked := range map[string]bool{
 		"hooks":                   s.Hooks != nil,
-		"a user namespace":        len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0,
 		"SELinux":                 p.SelinuxLabel != "" || l.MountLabel != "",
 		"sysctl":                  len(l.Sysctl) > 0,
 		"propagation of the root": l.RootfsPropagation != "",
@@ -70,6 +69,7 @@ var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.MountNamespace:   unix.CLONE_NEWNS,
 	specs.NetworkNamespace: unix.CLONE_NEWNET,
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
 }
 
 // newFlags are those of the namespaces that s wants new.
@@ -95,6 +95,8 @@ func sandboxOrder(r *run, cgroups map[string]string) (*inside.Sandbox, error) {
 		switch ns.Type {
 		case specs.NetworkNamespace:
 			s.Network, s.Loopback = ns.Path, ns.Path == ""
+		case specs.UserNamespace:
+			s.Remapped = true
 		case specs.CgroupNamespace:
 			s.CgroupNamespace = true
 		}
@@ -116,6 +118,10 @@ func sandboxOrder(r *run, cgroups map[string]string) (*inside.Sandbox, error) {
 	}
 	if dev {
 		addDevices(s, l.Devices)
+	}
+	if s.Remapped {
+		s.Network = "" // it is started there
+		return s, showDevices(s)
 	}
 	return s, nil
 }

@@ -38,6 +38,9 @@ func (l *Local) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error)
 	if r.owner, err = lookupUser(t, s.User); err != nil {
 		return nil, err
 	}
+	if r.hostOwner, err = r.owner.onHost(s.Users); err != nil {
+		return nil, err
+	}
 	if r.network, err = newNetwork(ctx, s, l.cfg.Network); err != nil {
 		return nil, err
 	}
@@ -45,18 +48,22 @@ func (l *Local) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error)
 	if err := l.writeEtc(r); err != nil {
 		return nil, err
 	}
+	if err := r.openNetwork(undo); err != nil {
+		return nil, err
+	}
 	also, err := l.deviceMounts(s.Devices)
 	if err != nil {
 		return nil, err
 	}
-	if err := makeMountPoints(t, r, also, undo); err != nil {
+	err = s.Users.Do(func() error { return makeMountPoints(t, r, also, undo) })
+	if err != nil {
 		return nil, err
 	}
 	r.spec = l.ociSpec(r)
 	if err := l.cfg.Devices.Add(r.spec, s.Devices); err != nil {
 		return nil, err
 	}
-	if r.engine, err = l.engineFor(r.spec); err != nil {
+	if r.engine, err = l.engineFor(r); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return r.engine.remove(ctx, s.ID, r.spec.Linux.CgroupsPath) })
@@ -68,18 +75,27 @@ func (l *Local) writeEtc(r *run) error {
 	if err != nil {
 		return err
 	}
-	if err := writeShared(filepath.Join(r.bundle, "resolv.conf"), resolv); err != nil {
+	if err := r.writeShared("resolv.conf", resolv); err != nil {
 		return err
 	}
-	return writeShared(filepath.Join(r.bundle, "hosts"), hostsFile(r.Hostname, r.ExtraHosts))
+	return r.writeShared("hosts", hostsFile(r.Hostname, r.ExtraHosts))
 }
 
-// writeShared writes a file that any user of the sandbox can read, whatever the umask.
-func writeShared(name, content string) error {
-	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+// writeShared writes a file of the bundle that any user of the sandbox can read,
+// whatever the umask, and that belongs to its root.
+func (r *run) writeShared(name, content string) error {
+	file := filepath.Join(r.bundle, name)
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
 		return err
 	}
-	return os.Chmod(name, 0o644)
+	if err := os.Chmod(file, 0o644); err != nil || r.Users == nil {
+		return err
+	}
+	uid, gid, err := r.Users.Host(0, 0)
+	if err != nil {
+		return err
+	}
+	return os.Chown(file, uid, gid)
 }
 
 func writeJSON(name string, v any) error {
@@ -136,7 +152,7 @@ func makeCwd(t *tree, s *stubs, r *run) error {
 	if s.hidden(cwd) {
 		return nil
 	}
-	if err := t.mkdirAll(cwd, r.owner); err != nil && !errors.Is(err, syscall.EROFS) {
+	if err := t.mkdirAll(cwd, r.hostOwner); err != nil && !errors.Is(err, syscall.EROFS) {
 		return fmt.Errorf("make working directory %s: %w", r.Cwd, cause(err))
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Reconcile kills and removes what a daemon that died left in StateDir. What runs in
@@ -20,6 +21,7 @@ func (l *Local) Reconcile(ctx context.Context) error {
 		bundle := filepath.Join(l.runsDir(), id)
 		err := l.removeStranger(ctx, id, notedCgroup(bundle, id))
 		if err == nil {
+			unix.Unmount(sysfsIn(bundle), unix.MNT_DETACH) //nolint:errcheck // mostly nothing is there
 			err = os.RemoveAll(bundle)
 		}
 		errs = append(errs, err)

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/kiln-build/kiln/builder/event/usage"
+	"github.com/kiln-build/kiln/builder/idmap"
 )
 
 // DefaultHostname is the host name of a process whose Spec has none.
@@ -45,9 +46,16 @@ type Spec struct {
 	Network      Network
 	Security     Security
 	Resources    Resources
-	// UserNamespace is the file of a user namespace for the process, in which all
-	// users are those outside; "" is that of the runner.
+	// Users, if not nil, are those of the processes on the host: they run in a user
+	// namespace. Root and the directories of Mounts show them the owners of files
+	// accordingly; other sources (secrets, sockets) belong to a user of the host's.
+	Users *idmap.Map `json:"-"`
+	// UserNamespace is the file of a user namespace for the process, in which users
+	// are those that Users says, or those outside; "" is a new one for Users, or that
+	// of the runner.
 	UserNamespace string
+	// Shared says that Exec may be called.
+	Shared bool
 	// Devices are the full names of CDI devices that the process gets.
 	Devices []string
 	// Observe, if not nil, is called with what the processes use: now and then while

@@ -45,18 +45,38 @@ func (s *streams) give(cmd *exec.Cmd) {
 	}
 }
 
-func openStreams(io IO, terminal bool) (*streams, error) {
+// openStreams makes the streams of a child. They are given to the owner, if there is
+// one: else it is the child that gives them to its user.
+func openStreams(io IO, terminal bool, to *owner) (*streams, error) {
 	s := &streams{source: io.Stdin}
 	open := s.openPipes
 	if terminal {
 		open = s.openTerminal
 	}
-	if err := open(io); err != nil {
+	err := open(io)
+	if err == nil && to != nil {
+		err = s.chown(*to)
+	}
+	if err != nil {
 		s.started()
 		s.closeOurs()
 		return nil, fmt.Errorf("standard streams: %w", err)
 	}
 	return s, nil
+}
+
+// chown gives the child's ends to a user of the host, who could not open /dev/stdout
+// otherwise.
+func (s *streams) chown(to owner) error {
+	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr} {
+		if f == nil {
+			continue
+		}
+		if err := f.Chown(int(to.uid), int(to.gid)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *streams) openPipes(io IO) error {

@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,7 +91,7 @@ func (t *tasks) background(ctx context.Context) context.Context {
 }
 
 // takes implements engine.
-func (t *tasks) takes(*specs.Spec) error { return nil }
+func (t *tasks) takes(*run) error { return nil }
 
 // run implements engine.
 func (t *tasks) run(ctx context.Context, r *run, io IO, started func()) error {

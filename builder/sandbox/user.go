@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/moby/sys/user"
 )
 
@@ -20,6 +21,17 @@ const maxUserFile = 10 << 20
 type owner struct {
 	uid, gid uint32
 	groups   []uint32
+}
+
+// onHost is o as the host sees it, without its other groups.
+func (o owner) onHost(ids *idmap.Map) (owner, error) {
+	for _, g := range o.groups {
+		if _, _, err := ids.Host(int(o.uid), int(g)); err != nil {
+			return owner{}, err
+		}
+	}
+	uid, gid, err := ids.Host(int(o.uid), int(o.gid))
+	return owner{uid: uint32(uid), gid: uint32(gid)}, err
 }
 
 // lookupUser resolves a Spec's User in the tree's /etc/passwd and /etc/group.

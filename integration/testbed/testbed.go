@@ -18,7 +18,7 @@ import (
 var programs = []string{
 	"kilnd", "kiln",
 	"buildctl", "buildx", "containerd", "containerd-shim-runc-v2", "crictl", "ctr", "registry", "runc",
-	"busybox", "mkfs.ext4", "ssh-agent", "ssh-add", "ssh-keygen",
+	"busybox", "mkfs.ext4", "setcap", "ssh-agent", "ssh-add", "ssh-keygen",
 }
 
 // oldPrograms are below those of make tools.

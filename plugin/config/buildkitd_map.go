@@ -63,7 +63,7 @@ func (f *bkFile) useWorker(c *Config, env Environment) (*bkWorker, error) {
 	case enabled(oci.Enabled, env.HasProgram("buildkit-runc") || env.HasProgram("runc") || env.HasProgram(oci.Binary)):
 		c.Backend, c.NameImages = BackendEmbedded, false
 		c.Snapshotter = oci.Snapshotter
-		c.Sandbox.Runtime, c.Sandbox.HostPID = oci.Binary, oci.NoProcessSandbox
+		c.Sandbox.Runtime, c.Sandbox.HostPID, c.Sandbox.UserRemap = oci.Binary, oci.NoProcessSandbox, oci.UserRemap
 		return &oci.bkWorker, nil
 	case enabled(ctd.Enabled, true):
 		c.Backend = BackendHost
@@ -135,7 +135,6 @@ func (f *bkFile) refused() error {
 		what string
 	}{
 		{f.ProxyNetwork, "proxyNetwork: there is no capturing proxy yet; leave it out"},
-		{f.Worker.OCI.UserRemap != "", "worker.oci.userRemapUnsupported: user remapping is not supported; leave it out"},
 		{f.Worker.OCI.ProxySnapshotterPath != "", "worker.oci.proxySnapshotterPath: an external snapshotter is used through containerd; add it to containerd's configuration as a proxy plugin and use the containerd worker"},
 	} {
 		if c.set {

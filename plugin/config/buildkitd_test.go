@@ -229,3 +229,11 @@ func TestBuildkitdRuntime(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestBuildkitdUserRemap(t *testing.T) {
+	t.Parallel()
+	c := mustParse(t, "[worker.oci]\nenabled = true\nuserRemapUnsupported = \"somebody\"\n", environment(), "buildkitd").Config.Sandbox
+	if c.UserRemap != "somebody" {
+		t.Errorf("users are remapped to %q", c.UserRemap)
+	}
+}

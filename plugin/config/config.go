@@ -152,6 +152,9 @@ type Sandbox struct {
 	MaxParallelism int    `toml:"maxParallelism"`
 	CgroupParent   string `toml:"cgroupParent"`
 	AppArmor       string `toml:"apparmorProfile"`
+	// UserRemap says who the users of processes are on the host: "" are the same,
+	// NAME has its subordinate ids, INSIDE:HOST:SIZE,… are ranges.
+	UserRemap string `toml:"userRemap"`
 	// SELinux labels processes and their mounts.
 	SELinux bool `toml:"selinux"`
 	// SetupCgroup moves the processes in the root of cgroup v2 into a cgroup below it:

@@ -44,6 +44,7 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "max-parallelism", usage: "most steps that run at once (`N`); 0 is no limit", set: number(func(c *Config) *int { return &c.Sandbox.MaxParallelism })},
 	{flag: "cgroup-parent", usage: "`CGROUP` for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.CgroupParent })},
 	{flag: "apparmor-profile", usage: "AppArmor profile (`NAME`) for the processes of builds", set: text(func(c *Config) *string { return &c.Sandbox.AppArmor })},
+	{flag: "user-remap", usage: "run the processes of builds as the subordinate users of `USER`, or as INSIDE:HOST:SIZE,…", set: text(func(c *Config) *string { return &c.Sandbox.UserRemap })},
 	{flag: "setup-cgroup", usage: "move the processes of the container that the daemon is in into a cgroup below its root, so that there can be others", set: boolean(func(c *Config) *bool { return &c.Sandbox.SetupCgroup })},
 	{flag: "selinux", usage: "label the processes of builds for SELinux", set: boolean(func(c *Config) *bool { return &c.Sandbox.SELinux })},
 	{flag: "rootless", usage: "run in a user namespace without the rights of root", set: boolean(func(c *Config) *bool { return &c.Sandbox.Rootless })},

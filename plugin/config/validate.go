@@ -54,10 +54,27 @@ func (c *Config) validate() error {
 	if c.Sandbox.HostPID && !c.Sandbox.Rootless {
 		errs = append(errs, errors.New("sandbox.hostPID: only a rootless daemon may let builds see its processes; set sandbox.rootless too, or leave it out"))
 	}
+	if c.Sandbox.UserRemap != "" {
+		errs = append(errs, c.checkUserRemap())
+	}
 	if c.Sandbox.Runtime != "" && !c.Sandbox.Shim() && (c.Sandbox.RuntimePath != "" || len(c.Sandbox.RuntimeOptions) > 0) {
 		errs = append(errs, errors.New("sandbox.runtimePath, sandbox.runtimeOptions: these are for runtimes of containerd's; set sandbox.runtime to its name, such as io.containerd.runc.v2"))
 	}
 	return errors.Join(errs...)
+}
+
+// checkUserRemap refuses what can't be together with other users.
+func (c *Config) checkUserRemap() error {
+	for what, is := range map[string]bool{
+		"a rootless daemon has no rights over other users":                                                c.Sandbox.Rootless,
+		"layers that are pulled lazily can't be shown to other users; set snapshots.lazy.enabled = false": c.Snapshots.Enabled && c.Snapshots.Lazy.Enabled,
+		"containerd's runtimes (sandbox.runtime) aren't told of other users; leave the runtime out":       c.Sandbox.Shim(),
+	} {
+		if is {
+			return fmt.Errorf("sandbox.userRemap: %s, or leave userRemap out", what)
+		}
+	}
+	return nil
 }
 
 func (l Limits) validate() error {

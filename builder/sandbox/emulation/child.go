@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kiln-build/kiln/builder/idmap"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,8 +67,7 @@ func register(lines []string) error {
 	return nil
 }
 
-// namespace is a user namespace, in which all users and groups are those outside,
-// with a binfmt_misc of its own.
+// namespace is a user namespace with a binfmt_misc of its own.
 type namespace struct {
 	cmd *exec.Cmd
 	in  io.Closer
@@ -76,12 +76,18 @@ type namespace struct {
 // allIDs are all users, or groups.
 var allIDs = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1<<32 - 1}}
 
-func newNamespace(registrations []string) (*namespace, error) {
+// newNamespace makes one in which users and groups are those that users says, or all
+// those outside.
+func newNamespace(registrations []string, users *idmap.Map) (*namespace, error) {
+	uids, gids := allIDs, allIDs
+	if users != nil {
+		uids, gids = users.UIDs(), users.GIDs()
+	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args, cmd.Env, cmd.Stderr = []string{childName}, []string{}, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true, Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: allIDs, GidMappings: allIDs, GidMappingsEnableSetgroups: true,
+		UidMappings: uids, GidMappings: gids, GidMappingsEnableSetgroups: true, Credential: &syscall.Credential{},
 	}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -9,6 +9,7 @@ package emulation
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
+	"github.com/kiln-build/kiln/builder/idmap"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -60,7 +62,7 @@ type Emulators struct {
 	host    []ocispec.Platform // that the machine's binfmt_misc knows
 	private []ocispec.Platform // that only our namespace knows
 	lines   []string           // registrations of private
-	ns      *namespace         // with lines; nil until it is needed
+	ns      namespaces         // with lines; made when they are needed
 	broken  error              // why there is none
 	old     []*namespace       // steps may still begin in them
 	mounted bool               // there is a binfmt_misc of our own user namespace
@@ -103,10 +105,13 @@ func (e *Emulators) Platforms() []ocispec.Platform {
 	return slices.Concat([]ocispec.Platform{e.own}, e.host, private)
 }
 
+// namespaces are those with a binfmt_misc, by whose users theirs are.
+type namespaces map[*idmap.Map]*namespace
+
 // Namespace gives the file of the user namespace that programs of a platform have to
-// run in; "" is that of this process. That is also the answer for what can't be
+// run in, whose users are those of users, or those of this process; "" needs none. That is also the answer for what can't be
 // emulated: the programs may be others than their image says.
-func (e *Emulators) Namespace(p ocispec.Platform) string {
+func (e *Emulators) Namespace(p ocispec.Platform, users *idmap.Map) string {
 	if e == nil || e.native(p) {
 		return ""
 	}
@@ -120,7 +125,7 @@ func (e *Emulators) Namespace(p ocispec.Platform) string {
 		e.registerHere()
 		return ""
 	}
-	if ns := e.open(); ns != nil {
+	if ns := e.open(users); ns != nil {
 		return ns.path()
 	}
 	return ""
@@ -194,10 +199,13 @@ func (e *Emulators) look() {
 		return
 	}
 	e.lines, e.broken = lines, nil
-	if e.ns != nil {
-		e.old = append(e.old, e.ns)
-		e.ns = nil
-	}
+	e.retire()
+}
+
+// retire lets no step begin in the namespaces any more.
+func (e *Emulators) retire() {
+	e.old = slices.AppendSeq(e.old, maps.Values(e.ns))
+	e.ns = nil
 }
 
 // line is the registration of a format, "" if no emulator is installed.
@@ -215,28 +223,35 @@ func (e *Emulators) line(f format) string {
 }
 
 // open makes the namespace, if it is not there; it is nil where there can be none.
-func (e *Emulators) open() *namespace {
-	if e.ns == nil && e.broken == nil {
-		if e.ns, e.broken = newNamespace(e.lines); e.broken != nil {
-			log.L.WithError(e.broken).Warn("emulators are installed and can't be used")
-		}
+func (e *Emulators) open(users *idmap.Map) *namespace {
+	if e.ns[users] != nil || e.broken != nil {
+		return e.ns[users]
 	}
-	return e.ns
+	n, err := newNamespace(e.lines, users)
+	if err != nil {
+		e.broken = err
+		log.L.WithError(err).Warn("emulators are installed and can't be used")
+		return nil
+	}
+	if e.ns == nil {
+		e.ns = namespaces{}
+	}
+	e.ns[users] = n
+	return n
 }
 
 // Close ends the namespaces. Steps have ended.
 func (e *Emulators) Close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, n := range append(e.old, e.ns) {
-		if n != nil {
-			n.close()
-		}
+	e.retire()
+	for _, n := range e.old {
+		n.close()
 	}
 	if e.mounted {
 		unix.Unmount(binfmtDir, unix.MNT_DETACH) //nolint:errcheck // the namespace ends soon
 	}
-	e.old, e.ns, e.lines, e.looked, e.mounted = nil, nil, nil, time.Time{}, false
+	e.old, e.lines, e.looked, e.mounted = nil, nil, time.Time{}, false
 }
 
 // opensAnywhere tells whether an entry of binfmt_misc is enabled, and for a program

@@ -126,7 +126,7 @@ func TestAdvice(t *testing.T) {
 		t.Errorf("not registered: %q", got)
 	}
 	var none *Emulators
-	if none.Advice(platforms.MustParse("linux/arm64")) != "" || none.Namespace(platforms.MustParse("linux/arm64")) != "" {
+	if none.Advice(platforms.MustParse("linux/arm64")) != "" || none.Namespace(platforms.MustParse("linux/arm64"), nil) != "" {
 		t.Error("nil emulates")
 	}
 }
@@ -164,14 +164,14 @@ func TestNamespace(t *testing.T) {
 	t.Cleanup(e.Close)
 	e.binfmt = t.TempDir()
 	loong := platforms.MustParse("linux/loong64")
-	file := e.Namespace(loong)
+	file := e.Namespace(loong, nil)
 	if file == "" {
 		t.Fatalf("no namespace: %v", e.broken)
 	}
-	if again := e.Namespace(loong); again != file {
+	if again := e.Namespace(loong, nil); again != file {
 		t.Errorf("namespaces %s and %s", file, again)
 	}
-	if e.Namespace(platforms.MustParse("linux/s390x")) != "" || e.Namespace(e.own) != "" {
+	if e.Namespace(platforms.MustParse("linux/s390x"), nil) != "" || e.Namespace(e.own, nil) != "" {
 		t.Error("a namespace for what needs none")
 	}
 	var st unix.Stat_t

@@ -10,10 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// open makes the mount without a place in the tree. For a filesystem whose options
-// depend on its mount point it returns -1, and attach makes it.
+// open makes the mount without a place in the tree. For a filesystem that can be made
+// later it returns -1, and attach makes it. In a user namespace those of the kernel's
+// files can only be made where the host's are in sight.
 func (m *Mount) open() (int, error) {
-	if m.Type != "bind" {
+	switch m.Type {
+	case "bind":
+	case "proc", "sysfs":
+		return filesystem(m.Type, m.Source, m.Data, m.Set)
+	default:
 		return -1, nil
 	}
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)

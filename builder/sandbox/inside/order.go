@@ -14,6 +14,10 @@ type Sandbox struct {
 	Hostname     string
 	Root         string // a directory of the host
 	RootReadonly bool
+	// Remapped: the program begins in a user namespace, with all its capabilities but
+	// as a user who has no number there and may enter what only the host's root may.
+	// It becomes the namespace's root when it needs no more of the host's.
+	Remapped bool
 	// Network is the file of a network namespace to enter; "" is to stay.
 	Network string
 	// Loopback: the network namespace is new, and needs its interface up.

@@ -128,21 +128,29 @@ func (p *Process) become() error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", err)
 	}
-	groups := make([]uint32, len(p.Groups)+1)
-	for i, g := range p.Groups {
+	if err := setUser(p.UID, p.GID, p.Groups); err != nil {
+		return err
+	}
+	return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0))
+}
+
+// setUser changes the user of this thread.
+func setUser(uid, gid int, more []int) error {
+	groups := make([]uint32, len(more)+1)
+	for i, g := range more {
 		groups[i] = uint32(g)
 	}
 	// The library's functions change all threads, and this one may not signal them.
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(p.Groups)), uintptr(unsafe.Pointer(&groups[0])), 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(more)), uintptr(unsafe.Pointer(&groups[0])), 0); errno != 0 {
 		return os.NewSyscallError("setgroups", errno)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGID, uintptr(p.GID), 0, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGID, uintptr(gid), 0, 0); errno != 0 {
 		return os.NewSyscallError("setgid", errno)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, uintptr(p.UID), 0, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, uintptr(uid), 0, 0); errno != 0 {
 		return os.NewSyscallError("setuid", errno)
 	}
-	return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0))
+	return nil
 }
 
 // bound drops capabilities from the bounding set.

@@ -28,6 +28,11 @@ func (s *Sandbox) enter(p *Process) error {
 	if err := pivot(s.Root); err != nil {
 		return fmt.Errorf("enter root: %w", err)
 	}
+	if s.Remapped {
+		if err := setUser(0, 0, nil); err != nil {
+			return fmt.Errorf("become root: %w", err)
+		}
+	}
 	for i, m := range s.Mounts {
 		if err := m.attach(trees[i]); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)

@@ -1,0 +1,93 @@
+package sandbox_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/kiln-build/kiln/builder/idmap"
+	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/sandboxtest"
+	"golang.org/x/sys/unix"
+)
+
+// hostBase is who the root of remapped processes is.
+const hostBase = 200000
+
+func users(tb testing.TB) *idmap.Map {
+	tb.Helper()
+	m, err := idmap.Open("0:200000:65536")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { m.Close() })
+	return m
+}
+
+// remapped is a runner that remaps users. It mounts what processes see for them, as
+// the layer store does.
+type remapped struct {
+	sandbox.Runner
+	tb    testing.TB
+	users *idmap.Map
+}
+
+func (r remapped) Run(ctx context.Context, s sandbox.Spec, io sandbox.IO, started func()) error {
+	if s.Security == sandbox.Insecure {
+		return r.Runner.Run(ctx, s, io, started)
+	}
+	dir, err := os.MkdirTemp("", "remapped-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	shift := func(source, name string) (string, error) {
+		at := filepath.Join(dir, name)
+		if fi, err := os.Stat(source); err != nil || !fi.IsDir() {
+			return source, nil
+		}
+		if err := os.Mkdir(at, 0o755); err != nil {
+			return "", err
+		}
+		return at, r.users.Bind(source, at, 0)
+	}
+	defer func() {
+		mounts, _ := filepath.Glob(dir + "/*")
+		for _, m := range mounts {
+			if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
+				r.tb.Error(m, err)
+			}
+		}
+	}()
+	s.Users, s.Shared = r.users, started != nil // those who join wait for that
+	if s.Root, err = shift(s.Root, "root"); err != nil {
+		return err
+	}
+	s.Mounts = slices.Clone(s.Mounts)
+	for i, m := range s.Mounts {
+		if m.Type == "bind" && m.Source != "" {
+			if s.Mounts[i].Source, err = shift(m.Source, strconv.Itoa(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return r.Runner.Run(ctx, s, io, started)
+}
+
+func TestRemappedRunc(t *testing.T) {
+	r, _ := newLocal(t, nil)
+	sandboxtest.Run(t, remapped{r, t, users(t)})
+}
+
+// TestRemappedNative has a runtime too, for sandboxes that are shared.
+func TestRemappedNative(t *testing.T) {
+	program := sandboxtest.InitBinary(t)
+	r, _ := newLocal(t, func(c *sandbox.Config) { c.Init = program })
+	sandboxtest.Run(t, remapped{r, t, users(t)})
+}
