@@ -27,7 +27,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// execBench runs processes on a real store with a real runtime.
+// execBench runs processes on a real store, by what starts them where nothing else is
+// configured.
 type execBench struct {
 	*fileBench
 	cfg *ExecConfig
@@ -42,12 +43,15 @@ func newExecBench(t *testing.T) *execBench {
 	b := newFileBench(t)
 	parent := fmt.Sprintf("kiln-op-test-%d-%d", os.Getpid(), cgroups.Add(1))
 	runner, err := sandbox.New(sandbox.Config{
-		Binary: sandboxtest.RuntimeBinary(t), StateDir: t.TempDir(), CgroupParent: parent,
+		Init: sandboxtest.InitBinary(t), Binary: sandboxtest.RuntimeBinary(t), StateDir: t.TempDir(), CgroupParent: parent,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if err := runner.Close(); err != nil {
+			t.Error(err)
+		}
 		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + parent + "/kiln")
 		for _, dir := range dirs {
 			os.Remove(dir)

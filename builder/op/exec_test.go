@@ -149,6 +149,11 @@ func TestExecOptions(t *testing.T) {
 			mounts: []*pb.Mount{{Dest: "/m", Input: 1, Output: -1, Selector: "d", MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: "from"}}},
 			want:   "data\n7:8 750\n",
 		},
+		"cache, an id that looks like a path": {
+			script: "ls -a /m",
+			mounts: []*pb.Mount{none(&pb.Mount{Dest: "/m", MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: "../../../../../../etc"}})},
+			want:   ".\n..\n",
+		},
 		"cache, read-only": {
 			script: "(echo x > /m/new) 2>/dev/null || echo refused",
 			mounts: []*pb.Mount{none(&pb.Mount{Dest: "/m", Readonly: true, MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: "ro"}})},
@@ -363,10 +368,11 @@ func TestExecErrors(t *testing.T) {
 	b.nothingMounted()
 }
 
-// TestExecKey: what can't change the result is in no key, and all else is.
+// TestExecKey: what can't change the result is in no key, and all else is, and in what
+// explains it.
 func TestExecKey(t *testing.T) {
 	t.Parallel()
-	key := func(change func(*pb.ExecOp)) string {
+	key := func(change func(*pb.ExecOp)) schedule.Key {
 		step := script("true", &pb.Mount{Dest: "/m", Input: -1, Output: -1, MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: "x"}},
 			&pb.Mount{Dest: "/s", Input: -1, Output: -1, MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s"}})
 		step.Op.GetExec().Meta.ExtraHosts = []*pb.HostIP{{Host: "h", IP: "192.0.2.1"}}
@@ -375,7 +381,7 @@ func TestExecKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return k.Digest.String()
+		return k
 	}
 	plain := key(func(*pb.ExecOp) {})
 	for name, change := range map[string]func(*pb.ExecOp){
@@ -384,7 +390,7 @@ func TestExecKey(t *testing.T) {
 		"cache's id":     func(e *pb.ExecOp) { e.Mounts[1].CacheOpt.ID = "y" },
 		"cache's mode":   func(e *pb.ExecOp) { e.Mounts[1].CacheOpt.Sharing = pb.CacheSharingOpt_LOCKED },
 	} {
-		if key(change) != plain {
+		if key(change).Digest != plain.Digest {
 			t.Errorf("%s changes the key", name)
 		}
 	}
@@ -401,10 +407,16 @@ func TestExecKey(t *testing.T) {
 		"limits":      func(e *pb.ExecOp) { e.Meta.Ulimit = []*pb.Ulimit{{Name: "core"}} },
 		"target":      func(e *pb.ExecOp) { e.Mounts[1].Dest = "/n" },
 		"secret":      func(e *pb.ExecOp) { e.Mounts[2].SecretOpt.ID = "t" },
-		"devices":     func(e *pb.ExecOp) { e.Mounts[0].Readonly = true },
+		"root":        func(e *pb.ExecOp) { e.Mounts[0].Readonly = true },
+		"cgroup":      func(e *pb.ExecOp) { e.Meta.CgroupParent = "p" },
+		"stubs":       func(e *pb.ExecOp) { e.Meta.RemoveMountStubsRecursive = true },
 	} {
-		if key(change) == plain {
+		k := key(change)
+		if k.Digest == plain.Digest {
 			t.Errorf("%s is not in the key", name)
+		}
+		if slices.Equal(k.Parts, plain.Parts) {
+			t.Errorf("%s is in no part of the key", name)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package op
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -46,6 +47,17 @@ func execParts(op *pb.ExecOp, platform string, devices []string) []cache.Part {
 	}
 	slices.Sort(hosts)
 	add("hosts", strings.Join(hosts, " "))
+	add("host name", op.Meta.Hostname)
+	for _, u := range op.Meta.Ulimit {
+		add("limit "+u.GetName(), fmt.Sprint(u.GetSoft(), " ", u.GetHard()))
+	}
+	if len(op.Meta.ValidExitCodes) > 0 {
+		add("valid exit codes", fmt.Sprint(op.Meta.ValidExitCodes))
+	}
+	add("cgroup", op.Meta.CgroupParent)
+	if op.Meta.RemoveMountStubsRecursive {
+		add("parents of mount points", "removed")
+	}
 	return parts
 }
 
