@@ -18,7 +18,7 @@ ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_T
 BUILD_DEBS := ca-certificates gcc git libc6-dev libseccomp-dev pkg-config
 TEST_DEBS  := $(BUILD_DEBS) busybox-static containernetworking-plugins curl e2fsprogs fuse-overlayfs fuse3 \
 	dbus-daemon iproute2 iptables libcap2-bin openssh-client procps util-linux qemu-user-static uidmap
-VM_DEBS    := $(TEST_DEBS) crun kmod qemu-system-x86 xz-utils
+VM_DEBS    := $(TEST_DEBS) crun dbus kmod qemu-system-x86 qemu-utils runsc systemd xz-utils
 CONFORMANCE_DEBS := $(TEST_DEBS) bzip2 dnsmasq-base gpg gpg-agent \
 	golang-github-containernetworking-plugin-dnsname make openssl patch xz-utils
 

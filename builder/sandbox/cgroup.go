@@ -50,7 +50,7 @@ const cgroupRetry = 10 * time.Millisecond
 // It is for what a runtime left that was killed itself.
 func removeCgroup(ctx context.Context, cgroup string) error {
 	if !filepath.IsAbs(cgroup) {
-		return nil // in systemd's notation, and systemd's to remove
+		return nil // a scope, which its engine has systemd remove
 	}
 	for {
 		dirs, err := cgroupDirs(cgroup)

@@ -31,7 +31,11 @@ var usualDevices = []struct {
 
 // cgroupOf is the cgroup that a specification asks for.
 func cgroupOf(l *specs.Linux) (*cgroups.Cgroup, error) {
-	c := &cgroups.Cgroup{Path: l.CgroupsPath, Resources: &cgroups.Resources{}}
+	c := &cgroups.Cgroup{Path: l.CgroupsPath}
+	if sc, ok := parseScope(l.CgroupsPath); ok {
+		c = sc.cgroup()
+	}
+	c.Resources = &cgroups.Resources{}
 	if l.Resources != nil {
 		if err := setResources(c.Resources, l.Resources); err != nil {
 			return nil, err

@@ -106,6 +106,16 @@ func checkCgroupParent(parent string) error {
 			return fmt.Errorf("invalid cgroup parent %q", parent)
 		}
 	}
+	if !strings.Contains(parent, ".slice") || !strings.HasSuffix(parent, ":") {
+		return nil
+	}
+	sc, ok := parseScope(parent)
+	if !ok || sc.name != "" {
+		return fmt.Errorf("invalid cgroup parent %q: systemd's are of the form SLICE:PREFIX:", parent)
+	}
+	if _, err := sc.dir(); err != nil {
+		return fmt.Errorf("invalid cgroup parent %q: %w", parent, err)
+	}
 	return nil
 }
 

@@ -53,7 +53,7 @@ func (l *Local) openEngines() (err error) {
 	}
 	binary, err := findRuntime(l.cfg.Binary)
 	if err == nil {
-		l.engines = append(l.engines, &external{l: l, binary: binary})
+		l.engines = append(l.engines, newExternal(l, binary))
 	}
 	if len(l.engines) == 0 || err != nil && l.cfg.Binary != "" {
 		return errors.Join(unfit, err)

@@ -11,13 +11,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // external is the engine that calls an OCI runtime's binary.
 type external struct {
 	l      *Local
 	binary string
+	// keeps tells whether the runtime can leave a container, and its cgroup, when its
+	// process has ended: runc can, older crun and runsc can't.
+	keeps func() bool
+}
+
+func newExternal(l *Local, binary string) *external {
+	return &external{l: l, binary: binary, keeps: sync.OnceValue(func() bool { return hasFlag(binary, "--keep") })}
+}
+
+// probeTimeout bounds a question to a runtime.
+const probeTimeout = 5 * time.Second
+
+// hasFlag looks for a flag in the help for a runtime's command "run".
+func hasFlag(binary, flag string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, "run", "--help")
+	cmd.Env, cmd.WaitDelay = runtimeEnv, time.Second
+	out, _ := cmd.CombinedOutput() //nolint:errcheck // some call that an error, and answer
+	return slices.Contains(strings.Fields(string(out)), flag)
 }
 
 // takes implements engine.
@@ -25,10 +50,29 @@ func (x *external) takes(*run) error { return nil }
 
 // run implements engine.
 func (x *external) run(ctx context.Context, r *run, io IO, started func()) error {
-	if err := writeJSON(filepath.Join(r.bundle, "config.json"), r.spec); err != nil {
+	spec := r.spec
+	if r.measured() && !x.keeps() {
+		spec = nested(spec)
+	}
+	if err := writeJSON(filepath.Join(r.bundle, "config.json"), spec); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	return x.call(ctx, x.command(r), io, started)
+}
+
+// innerCgroup is the name of a cgroup in that of a run.
+const innerCgroup = "process"
+
+// nested is s with a cgroup inside its cgroup: the runtime removes the inner one with the
+// process, and the outer one still tells what was used.
+func nested(s *specs.Spec) *specs.Spec {
+	if !filepath.IsAbs(s.Linux.CgroupsPath) {
+		return s
+	}
+	spec, linux := *s, *s.Linux
+	linux.CgroupsPath = filepath.Join(linux.CgroupsPath, innerCgroup)
+	spec.Linux = &linux
+	return &spec
 }
 
 // exec implements engine.
@@ -52,12 +96,12 @@ func (x *external) exec(ctx context.Context, r *run, p execution, io IO, started
 // remove implements engine. Mostly the runtime did it already.
 func (x *external) remove(ctx context.Context, id, cgroup string) error {
 	state := filepath.Join(x.l.runtimeDir(), id)
-	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	ended := ctx.Err() == nil && filepath.IsAbs(cgroup) && !x.l.cfg.Rootless
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
+		return removeCgroup(ctx, cgroup)
+	}
 	if ended && removeCgroup(ctx, cgroup) == nil {
 		return os.RemoveAll(state) // quicker than the runtime
 	}
@@ -91,9 +135,8 @@ func (x *external) global(logFile string) []string {
 	return []string{"--root", x.l.runtimeDir(), "--log", logFile, "--log-format", "json"}
 }
 
-// kept tells whether the runtime is to keep the container, for its cgroup is looked at
-// afterwards.
-func (r *run) kept() bool { return r.Resources.Memory != 0 || r.Observe != nil }
+// measured tells whether r's cgroup is looked at when its process has ended.
+func (r *run) measured() bool { return r.Resources.Memory != 0 || r.Observe != nil }
 
 // command runs r.
 func (x *external) command(r *run) command {
@@ -105,14 +148,18 @@ func (x *external) command(r *run) command {
 		owner:    r.streamsOwner(r.spec.Process.User),
 		reach:    wholeNamespace,
 	}
-	cmd.args = append(x.global(cmd.logFile), "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
+	cmd.args = x.global(cmd.logFile)
+	if _, ok := parseScope(r.spec.Linux.CgroupsPath); ok {
+		cmd.args = append(cmd.args, "--systemd-cgroup")
+	}
+	cmd.args = append(cmd.args, "run", "--bundle", r.bundle, "--pid-file", cmd.pidFile)
 	if x.l.cfg.HostPID {
 		cmd.reach = processGroup
 	}
 	if x.l.cfg.NoPivot {
 		cmd.args = append(cmd.args, "--no-pivot")
 	}
-	if r.kept() {
+	if r.measured() && x.keeps() {
 		cmd.args = append(cmd.args, "--keep")
 	}
 	cmd.args = append(cmd.args, r.ID)

@@ -34,7 +34,7 @@ type Config struct {
 	Network NetworkProvider
 	DNS     DNS
 	// CgroupParent is the cgroup of Specs that have none of their own; "" is the
-	// root. "x.slice:prefix:" is understood too.
+	// root. "x.slice:prefix:" has systemd make the cgroups, where it runs.
 	CgroupParent string
 	// Rootless is for a daemon in a user namespace: no cgroups, no /sys.
 	Rootless bool
@@ -155,13 +155,14 @@ func (l *Local) observe(r *run) (stop func()) {
 	if r.Observe == nil || l.cfg.Rootless {
 		return func() {}
 	}
-	return meter.Start(l.cgroupPath(r.Spec), r.network.path, r.Observe).Stop
+	return meter.Start(cgroupDir(r.spec.Linux.CgroupsPath), r.network.path, r.Observe).Stop
 }
 
 // explainOOM adds the reason to the error of a process that hit its memory limit.
 func (l *Local) explainOOM(r *run, err error) error {
 	var exit *ExitError
-	if r.Resources.Memory != 0 && errors.As(err, &exit) && oomKilled(l.cgroupPath(r.Spec)) {
+	cgroup := cgroupDir(r.spec.Linux.CgroupsPath)
+	if r.Resources.Memory != 0 && cgroup != "" && errors.As(err, &exit) && oomKilled(cgroup) {
 		exit.Err = fmt.Errorf("%w: limit is %d bytes", ErrOutOfMemory, r.Resources.Memory)
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // or rules for devices are ignored
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -279,7 +280,24 @@ func (n *native) remove(ctx context.Context, _, cgroup string) error {
 	if cgroup == "" {
 		return nil
 	}
+	if sc, ok := parseScope(cgroup); ok {
+		return removeScope(sc)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	return removeCgroup(ctx, cgroup)
+}
+
+// removeScope has systemd remove a scope, unless it has done so.
+func removeScope(sc scope) error {
+	if !systemd.IsRunningSystemd() {
+		return nil
+	}
+	c := sc.cgroup()
+	c.Resources = &cgroups.Resources{}
+	m, err := manager.New(c)
+	if err != nil {
+		return err
+	}
+	return m.Destroy()
 }

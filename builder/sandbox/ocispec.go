@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -147,17 +146,4 @@ func (l *Local) mounts(r *run) []specs.Mount {
 // isBind tells whether a mount shows an existing file or directory of the host.
 func isBind(m Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-}
-
-// cgroupPath is PARENT/kiln/ID, or PARENT+ID for a parent in systemd's notation
-// ("x.slice:prefix:").
-func (l *Local) cgroupPath(s Spec) string {
-	parent := l.cfg.CgroupParent
-	if s.CgroupParent != "" {
-		parent = s.CgroupParent
-	}
-	if strings.Contains(parent, ".slice") && strings.HasSuffix(parent, ":") {
-		return parent + s.ID
-	}
-	return filepath.Join("/", parent, "kiln", s.ID)
 }

@@ -41,12 +41,19 @@ func TestCgroupPath(t *testing.T) {
 		{"builds", "", "/builds/kiln/id"},
 		{"builds", "/mine/", "/mine/kiln/id"},
 		{"", "system.slice", "/system.slice/kiln/id"},
-		{"", "system.slice:kiln:", "system.slice:kiln:id"},
-		{"x.slice:p:", "", "x.slice:p:id"},
+		{"", "system.slice:kiln:", "/system.slice/kiln-id.scope"},
+		{"a-b.slice:p:", "", "/a.slice/a-b.slice/p-id.scope"},
 	} {
 		r := specLocal(t, Config{CgroupParent: c.config})
-		if got := r.cgroupPath(Spec{ID: "id", CgroupParent: c.spec}); got != c.want {
-			t.Errorf("%q, %q: got %q, want %q", c.config, c.spec, got, c.want)
+		cgroup := r.cgroupPath(Spec{ID: "id", CgroupParent: c.spec})
+		if got := cgroupDir(cgroup); got != c.want || !ofRun(cgroup, "id") || ofRun(cgroup, "d") {
+			t.Errorf("%q, %q: %q is in %q, want %q", c.config, c.spec, cgroup, got, c.want)
+		}
+	}
+	for _, parent := range []string{"a/../b", "x.slice:", "x.slice:p:q:", "x.slice:p:q", ".slice:p:", "a--b.slice:p:", "a/b.slice:p:", "a.slice:b/c:", "x:a.slice:"} {
+		err := checkCgroupParent(parent)
+		if sc, ok := parseScope(parent); err == nil && (!ok || sc.name == "") {
+			t.Errorf("%q was accepted", parent)
 		}
 	}
 }

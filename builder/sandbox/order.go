@@ -35,7 +35,6 @@ func supported(s *specs.Spec) error {
 		"a scheduler":             p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil,
 		"a domain name":           s.Domainname != "",
 		"a umask":                 p.User.Umask != nil,
-		"a cgroup of systemd's":   !filepath.IsAbs(l.CgroupsPath),
 	} {
 		if asked {
 			return fmt.Errorf("%s: %w", what, errUnsupported)

@@ -20,6 +20,7 @@ cut -d' ' -f5- /proc/self/mountinfo | sed 's/ master:[0-9]*//; s/ shared:[0-9]*/
 for n in cgroup ipc mnt net pid uts user; do readlink /proc/self/ns/$n; done
 ls -l /dev /dev/pts | sed 's/ [A-Z][a-z][a-z] .* / /'
 ls /proc/self/fd; ls /sys/fs/cgroup; sed 's/:.*kiln.*/:own/' /proc/self/cgroup
+for f in /sys/fs/cgroup/*; do case $f in *stat|*.pressure|*.peak|*.events*|*.current|*.procs|*.threads) ;; *) echo $f $(cat $f 2>&1) ;; esac; done
 for f in /proc/kcore /proc/keys /proc/timer_list /sys/firmware /proc/scsi /proc/acpi; do ls -ld $f | cut -c1-10; done
 for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/uevent_seqnum /proc/irq/x; do (echo 1 > $f) 2>&1; done
 mount -t tmpfs none /mnt 2>&1; umount /proc 2>&1; hostname x 2>&1; mknod /blk b 7 0 2>&1 && (: </blk) 2>&1; dmesg >/dev/null 2>&1; echo dmesg $?
@@ -54,7 +55,9 @@ func TestParity(t *testing.T) {
 		},
 		"limits": func(s *sandbox.Spec) {
 			s.Ulimits = []sandbox.Ulimit{{Name: "nofile", Soft: 100, Hard: 200}, {Name: "core", Soft: 0, Hard: 0}}
-			s.Resources.Pids = 50
+			s.Resources = sandbox.Resources{
+				Memory: 64 << 20, MemorySwap: 96 << 20, CPUPeriod: 50000, CPUQuota: 25000, CPUShares: 2048, CpusetCPUs: "0", Pids: 50, IOWeight: 500,
+			}
 		},
 		"env": func(s *sandbox.Spec) { s.Env = []string{"PATH=/bin", "X=1", "HOME=", "X=2"} },
 	} {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -61,8 +62,9 @@ func notedCgroup(bundle, id string) string {
 	if err != nil || json.Unmarshal(text, &spec) != nil || spec.Linux == nil {
 		return ""
 	}
-	if filepath.Base(spec.Linux.CgroupsPath) != id {
+	cgroup := strings.TrimSuffix(spec.Linux.CgroupsPath, "/"+innerCgroup)
+	if !ofRun(cgroup, id) {
 		return ""
 	}
-	return spec.Linux.CgroupsPath
+	return cgroup
 }

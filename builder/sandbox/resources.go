@@ -21,7 +21,9 @@ type Resources struct {
 	CpusetCPUs, CpusetMems string
 	// Pids is how many processes and threads there may be.
 	Pids int64
-	// IOWeight is a weight from 10 to 1000, where 100 is usual.
+	// IOWeight is a weight from 10 to 1000, where 100 is usual. With cgroup v2, where
+	// the scheduler of a disk isn't BFQ, runtimes make a number from 1 to 10000 of it,
+	// 910 of 100.
 	IOWeight int64
 	// IO limits what is done with single disks.
 	IO []IOLimit

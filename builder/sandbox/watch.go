@@ -132,7 +132,10 @@ func (w *watcher) send(sig syscall.Signal) {
 		return // it was reaped, and its id may be another's
 	}
 	if sig == unix.SIGKILL && w.reach == processGroup {
-		unix.Kill(-w.target.Pid, sig) //nolint:errcheck // see above
+		// It has a group of its own, by runc, or is in that of the runtime, by crun.
+		if group, err := unix.Getpgid(w.target.Pid); err == nil && (group == w.target.Pid || group == w.process.Process.Pid) {
+			unix.Kill(-group, sig) //nolint:errcheck // see above
+		}
 	}
 	w.target.Signal(sig) //nolint:errcheck // see above
 }

@@ -9,6 +9,9 @@
 // with the machine. Where KVM runs no guests QEMU translates them, which takes about
 // ten times as long.
 //
+// With -losses the machine loses its power again and again while it builds, on a disk
+// that loses what wasn't synced.
+//
 // It runs as root, from the root of the checkout, after make build and make tools.
 package main
 
@@ -21,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -33,6 +37,7 @@ type options struct {
 	run     string
 	command string
 	verbose bool
+	losses  int
 	limit   time.Duration
 	cpus    int
 	memory  int // MiB
@@ -47,6 +52,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "regexp of the tests to run, instead of those of each suite")
 	flag.StringVar(&o.command, "command", "", "shell command for the machine to run after the tests have been compiled, instead of them")
 	flag.BoolVar(&o.verbose, "v", false, "print all tests")
+	flag.IntVar(&o.losses, "losses", 0, "take the power from the machine so often while it builds, instead of the suites")
 	flag.DurationVar(&o.limit, "timeout", time.Hour, "limit for all suites")
 	flag.IntVar(&o.cpus, "cpus", 2, "processors of the machine")
 	flag.IntVar(&o.memory, "memory", 3072, "memory of the machine in MiB")
@@ -55,6 +61,9 @@ func main() {
 	match, err := regexp.Compile(*pattern)
 	if err != nil {
 		fail(err)
+	}
+	if o.losses > 0 {
+		suites = []suite{{name: "power", what: "builds until the power is gone", pkg: "integration/chaos", run: "TestPowerLoss"}}
 	}
 	for _, s := range suites {
 		if match.MatchString(s.name) {
@@ -105,8 +114,26 @@ func test(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(m.dir)
-	if m.tests, err = testDisk(ctx, m.dir, o); err != nil {
-		return err
+	if o.losses > 0 {
+		if m.tests, err = testDisk(ctx, m.dir, o); err != nil {
+			return err
+		}
+		return losePower(ctx, o, m)
 	}
-	return m.run(ctx)
+	var errs []error
+	for _, systemd := range []bool{false, true} {
+		those := o
+		those.suites = slices.DeleteFunc(slices.Clone(o.suites), func(s suite) bool { return s.systemd != systemd })
+		if len(those.suites) == 0 {
+			continue
+		}
+		if m.tests, err = testDisk(ctx, m.dir, those); err != nil {
+			return err
+		}
+		if m.notes = nil; systemd {
+			m.notes = []string{"kiln.systemd"}
+		}
+		errs = append(errs, m.run(ctx))
+	}
+	return errors.Join(errs...)
 }

@@ -15,9 +15,9 @@ import (
 
 // packages are those that the guest has, with what they depend on.
 var packages = []string{
-	"base-files", "base-passwd", "bash", "busybox-static", "containernetworking-plugins", "coreutils", "crun", "dash", "e2fsprogs",
-	"findutils", "fuse-overlayfs", "fuse3", "git", "grep", "iproute2", "iptables", "kmod", "mount", "openssh-client", "procps", "sed",
-	"tar", "uidmap", "util-linux", "xz-utils",
+	"base-files", "base-passwd", "bash", "busybox-static", "containernetworking-plugins", "coreutils", "crun", "dash", "dbus", "e2fsprogs",
+	"findutils", "fuse-overlayfs", "fuse3", "git", "grep", "iproute2", "iptables", "kmod", "mount", "openssh-client", "procps", "runsc", "sed",
+	"systemd", "tar", "uidmap", "util-linux", "xz-utils",
 }
 
 // ballast are folders that no test looks at.
@@ -33,7 +33,7 @@ func rootDisk(ctx context.Context, dir string, k kernel) (string, error) {
 		return "", err
 	}
 	disk := filepath.Join(dir, "root-"+k.release+".ext4")
-	made := strings.Join(installed, "\n") + guestInit
+	made := strings.Join(installed, "\n") + guestInit + fmt.Sprint(units, accounts)
 	if old, err := os.ReadFile(disk + ".of"); err == nil && string(old) == made {
 		return disk, nil
 	}
@@ -162,9 +162,20 @@ func ignoreExisting(err error) error {
 	return err
 }
 
+// accounts are those that packages make when they are installed.
+var accounts = map[string]string{"passwd": "messagebus:x:101:101::/nonexistent:/usr/sbin/nologin\n", "group": "messagebus:x:101:\n"}
+
+// units are what systemd starts, with nothing of what usually comes first.
+var units = map[string]string{
+	"kiln.service": "[Unit]\nDefaultDependencies=no\nRequires=dbus.service\nAfter=dbus.service\n[Service]\nType=oneshot\nExecStart=/init\nDelegate=yes\n",
+	"dbus.service": "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n" +
+		"[Service]\nType=notify\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n",
+	"dbus.socket": "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
+}
+
 // settings writes what packages make when they are installed.
 func settings(tree string) error {
-	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "root", "var/tmp", "var/lib", "etc", "mnt", "kiln", "opt"} {
+	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "root", "var/tmp", "var/lib", "etc", "mnt", "kiln", "opt", "etc/systemd/system"} {
 		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
 			return err
 		}
@@ -173,12 +184,15 @@ func settings(tree string) error {
 		"etc/hosts": "127.0.0.1 localhost\n::1 localhost\n", "etc/resolv.conf": "nameserver 192.0.2.1\n",
 		"etc/subuid": "root:100000:65536\n", "etc/subgid": "root:100000:65536\n", "etc/hostname": "kiln-vm\n",
 	}
+	for name, text := range units {
+		files["etc/systemd/system/"+name] = text
+	}
 	for _, name := range []string{"passwd", "group"} {
 		text, err := os.ReadFile("/usr/share/base-passwd/" + name + ".master")
 		if err != nil {
 			return err
 		}
-		files["etc/"+name] = string(text)
+		files["etc/"+name] = string(text) + accounts[name]
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {

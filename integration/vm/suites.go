@@ -13,13 +13,20 @@ type suite struct {
 	run, skip  string // regexps of tests, as go test has them
 	// runtime is the program in runc's place.
 	runtime string
+	// systemd is the machine's first process, and the tests are a service of its.
+	systemd bool
 }
 
 var suites = []suite{
 	{name: "sandbox", what: "processes by kiln-init, runc, and tasks of containerd", pkg: "builder/sandbox"},
 	{name: "crun", what: "processes by crun", pkg: "builder/sandbox", run: "TestRunc|TestTasks|TestCancel|TestNoLeaks|TestReconcile|TestKilled", runtime: "crun"},
+	{name: "systemd", what: "processes in cgroups that systemd makes", pkg: "builder/sandbox", run: "(TestNative|TestRunc)/(cgroup_parents|limits|memory_limit|usage|cancel)", systemd: true},
+	{name: "systemd-crun", what: "the same by crun", pkg: "builder/sandbox", run: "TestRunc/(cgroup_parents|limits|memory_limit|usage|cancel)", runtime: "crun", systemd: true},
+	{name: "runsc", what: "processes by gVisor's runsc: all but signals, cancelled exec and what a kernel of its own shows otherwise", pkg: "builder/sandbox", runtime: "runsc",
+		run: "TestRunc/(success|exit_code|streams|environment|host|working_directory|users|cancel|bind_mounts|tmpfs|exec_at|exec_term|exec_waits|exec_un|terminal|network_none|readonly|ended|limits|memory_limit|usage)"},
 	{name: "meter", what: "what processes use", pkg: "builder/sandbox/meter"},
 	{name: "cni", what: "networks", pkg: "builder/sandbox/cni"},
+	{name: "limits", what: "limits of the daemon's configuration, and a hundred steps at once", pkg: "integration", run: "TestLimits|TestHundredSteps"},
 	{name: "op", what: "steps", pkg: "builder/op"},
 	{name: "layer", what: "layers on this kernel's overlayfs", pkg: "builder/layer"},
 	{name: "snapshotter", what: "the snapshotter on this kernel's overlayfs", pkg: "snapshotter"},
@@ -33,9 +40,12 @@ func script(o options) string {
 	}
 	var text strings.Builder
 	fmt.Fprintln(&text, "#!/bin/sh\nfailed=0")
+	if o.losses > 0 {
+		fmt.Fprintln(&text, power)
+	}
 	for _, s := range o.suites {
-		fmt.Fprintf(&text, "echo '=== %s: %s'\n", s.name, s.what)
-		args := []string{"./" + path.Base(s.pkg) + ".test", "-test.timeout=50m"}
+		fmt.Fprintf(&text, "echo %s\n", quoted("=== "+s.name+": "+s.what))
+		args := []string{"./" + path.Base(s.pkg) + ".test", "-test.timeout=50m", "-test.parallel=1"}
 		if o.verbose {
 			args = append(args, "-test.v")
 		}
@@ -44,8 +54,11 @@ func script(o options) string {
 		}
 		for flag, value := range map[string]string{"run": s.run, "skip": s.skip} {
 			if value != "" {
-				args = append(args, fmt.Sprintf("-test.%s='%s'", flag, strings.ReplaceAll(value, "'", `'\''`)))
+				args = append(args, "-test."+flag+"="+quoted(value))
 			}
+		}
+		if o.losses > 0 {
+			args = append(args, "-power=/state", `-power-ready="$VERDICT"`, `-power-last=$last`)
 		}
 		as := ""
 		if s.runtime != "" {
@@ -56,3 +69,11 @@ func script(o options) string {
 	fmt.Fprintln(&text, "exit $failed")
 	return text.String()
 }
+
+// quoted is a word for a shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// power is the part of the script for a machine that loses its power.
+const power = `mkdir /state && mount /dev/vdc /state || exit
+last=false
+grep -q kiln.last /proc/cmdline && last=true`

@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// tools are the pinned programs that tests run.
-var tools = []string{"containerd", "containerd-shim-runc-v2", "ctr", "crictl", "runc", "registry", "buildctl", "buildx", "rootlesskit"}
+// unused are the pinned programs that no test runs.
+var unused = []string{"benchstat", "buildkitd", "golangci-lint", "gotestsum", "kube-apiserver"}
 
 // testDisk makes the disk in dir that the guest has as /kiln: the checkout, kiln's programs
 // and the tests of the suites, compiled.
@@ -27,9 +29,12 @@ func testDisk(ctx context.Context, dir string, o options) (string, error) {
 	for _, name := range []string{"kilnd", "kiln", "kiln-init"} {
 		files = append(files, "bin/"+name)
 	}
-	for _, name := range tools {
-		files = append(files, "bin/tools/"+name)
+	programs, err := fs.Glob(os.DirFS("."), "bin/tools/*")
+	more, err2 := fs.Glob(os.DirFS("."), "bin/tools/*/*")
+	if err := errors.Join(err, err2); err != nil {
+		return "", err
 	}
+	files = append(files, slices.DeleteFunc(append(programs, more...), func(name string) bool { return slices.Contains(unused, path.Base(name)) })...)
 	for _, name := range files {
 		to := filepath.Join(tree, name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -67,6 +72,9 @@ func compile(ctx context.Context, o options, tree string) error {
 	return nil
 }
 
+// flags are what a runtime needs to be told in a virtual machine.
+var flags = map[string]string{"runsc": "--platform=ptrace --network=none --net-raw"}
+
 // runtimes makes a folder for each runtime that stands in runc's place.
 func runtimes(o options, tree string) error {
 	for _, s := range o.suites {
@@ -77,7 +85,8 @@ func runtimes(o options, tree string) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := ignoreExisting(os.Symlink("/usr/bin/"+s.runtime, filepath.Join(dir, "runc"))); err != nil {
+		text := fmt.Sprintf("#!/bin/sh\nexec /usr/bin/%s %s \"$@\"\n", s.runtime, flags[s.runtime])
+		if err := os.WriteFile(filepath.Join(dir, "runc"), []byte(text), 0o755); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,11 @@
 package sandboxtest
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,6 +30,7 @@ var isolation = map[string]test{
 	"memory limit":     testMemoryLimit,
 	"I/O limit":        testIOLimit,
 	"usage":            testUsage,
+	"cgroup parents":   testCgroupParents,
 }
 
 func testProcesses(t *testing.T, r sandbox.Runner) {
@@ -121,8 +125,15 @@ grep -e ' /sys sysfs rw' -e ' /proc/sys ' /proc/mounts
 ls /proc/keys /sys/kernel >/dev/null && echo unmasked
 hostname other && hostname`)
 	s.Security = sandbox.Insecure
+	wanted := []string{"Seccomp:\t0", "mounted", "/dev/kmsg", "/dev/fuse", "/dev/loop0", " /sys sysfs rw", "unmasked", "other", permitted(t)}
+	if unified() {
+		s.Args[2] += `
+cd /sys/fs/cgroup && mkdir -p a/b && echo 0 > a/cgroup.procs && echo +pids > cgroup.subtree_control && echo 9 > a/pids.max
+cat a/pids.max /proc/self/cgroup`
+		wanted = append(wanted, "\n9\n0::/a")
+	}
 	got := mustOutput(t, r, s)
-	for _, want := range []string{"Seccomp:\t0", "mounted", "/dev/kmsg", "/dev/fuse", "/dev/loop0", " /sys sysfs rw", "unmasked", "other"} {
+	for _, want := range wanted {
 		if !strings.Contains(got, want) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}
@@ -131,6 +142,22 @@ hostname other && hostname`)
 		t.Errorf("restricted:\n%s", got)
 	}
 }
+
+// permitted is the line of /proc with this process' capabilities, as those that are in
+// effect are shown.
+func permitted(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "CapPrm:")
+	caps, _, _ := strings.Cut(rest, "\n")
+	return "CapEff:" + caps
+}
+
+// unified tells whether there is cgroup v2 alone.
+func unified() bool { return exists("/sys/fs/cgroup/cgroup.controllers") }
 
 func testNetworkNone(t *testing.T, r sandbox.Runner) {
 	s := newSpec(t, "ip -o link; ip -o -4 addr; ip route")
@@ -202,6 +229,30 @@ func testLimits(t *testing.T, r sandbox.Runner) {
 	if len(got) != 4 || got[0] != "67108864" || !strings.HasPrefix(got[1], "50000") || got[2] != "0" || got[3] != "77" {
 		t.Errorf("limits %q", got)
 	}
+	if !unified() {
+		return
+	}
+	s = newSpec(t, "cd /sys/fs/cgroup; for f in memory.max memory.swap.max cpu.max cpu.weight cpuset.cpus cpuset.mems pids.max io.weight; do echo $f $(cat $f); done; cat /proc/self/cgroup; mkdir x 2>&1")
+	s.Resources = sandbox.Resources{
+		Memory: 64 << 20, MemorySwap: 96 << 20, CPUPeriod: 50000, CPUQuota: 25000, CPUShares: 2048, CpusetCPUs: "0", CpusetMems: "0",
+		Pids: 77, IOWeight: 500,
+	}
+	out, err := output(t, r, s)
+	var exit *sandbox.ExitError
+	if !errors.As(err, &exit) { // of mkdir
+		t.Errorf("error %v", err)
+	}
+	for _, want := range []string{
+		"memory.max 67108864\n", "memory.swap.max 33554432\n", "cpu.max 25000 50000\n", "cpuset.cpus 0\n", "cpuset.mems 0\n", "pids.max 77\n",
+		"io.weight default 4950\n", "\n0::/\n", "Read-only file system",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "cpu.weight 100\n") {
+		t.Errorf("the weight of the processor is the usual one:\n%s", out)
+	}
 }
 
 func testMemoryLimit(t *testing.T, r sandbox.Runner) {
@@ -252,4 +303,57 @@ func testUsage(t *testing.T, r sandbox.Runner) {
 	if last.IO == nil || last.IO.WriteBytes == nil {
 		t.Errorf("I/O: %+v", last.IO)
 	}
+	if unified() && exists("/proc/pressure") && (last.CPU.Pressure == nil || last.Memory.Pressure == nil || last.IO == nil || last.IO.Pressure == nil) {
+		t.Errorf("no pressure: processor %+v, memory %+v, I/O %+v", last.CPU, last.Memory, last.IO)
+	}
+}
+
+// testCgroupParents looks where processes are whose cgroup parent is a path, or one of
+// systemd's, and what is left there.
+func testCgroupParents(t *testing.T, r sandbox.Runner) {
+	name := fmt.Sprintf("kilntest%d", os.Getpid())
+	for parent, where := range map[string]string{name + "/a": name + "/a/kiln/%s", name + "-a.slice:step:": name + ".slice/" + name + "-a.slice/step-%s.scope"} {
+		s := newSpec(t, cgroupFile("pids.max", "pids", "pids.max")+"read line")
+		s.CgroupParent, s.Resources.Pids = parent, 50
+		var used usage.Sample
+		s.Observe = func(u usage.Sample) { used = u }
+		var dir string
+		for _, hierarchy := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/pids/"} {
+			if _, err := os.Stat(hierarchy + "cgroup.procs"); err == nil {
+				dir = hierarchy + fmt.Sprintf(where, s.ID)
+			}
+		}
+		in, end := io.Pipe()
+		var out, procs lockedBuffer
+		err := r.Run(t.Context(), s, sandbox.IO{Stdin: in, Stdout: &out}, func() {
+			go func() {
+				defer end.Close()
+				// Some have a cgroup inside their cgroup.
+				files, err := filepath.Glob(dir + "/*/cgroup.procs")
+				for _, file := range append(files, dir+"/cgroup.procs") {
+					text, e := os.ReadFile(file)
+					procs.Write(text)
+					err = errors.Join(err, e)
+				}
+				fmt.Fprint(&procs, err)
+			}()
+		})
+		if err != nil && !isExit(err) || !strings.HasSuffix(procs.String(), "\n<nil>") || out.String() != "50\n" {
+			t.Errorf("parent %s: error %v, processes in %s: %q, limit %q", parent, err, dir, procs.String(), out.String())
+		}
+		if used.PIDs == nil && !strings.Contains(parent, ":") {
+			t.Errorf("parent %s: used %+v", parent, used)
+		}
+		for left := dir; strings.Contains(left, name); left = filepath.Dir(left) {
+			if err := os.Remove(left); left == dir && err == nil {
+				t.Errorf("%s is left", left)
+			}
+		}
+	}
+}
+
+// isExit tells whether a process has ended by itself.
+func isExit(err error) bool {
+	var exit *sandbox.ExitError
+	return errors.As(err, &exit)
 }
