@@ -23,7 +23,7 @@ var suites = []suite{
 	{name: "systemd", what: "processes in cgroups that systemd makes", pkg: "builder/sandbox", run: "(TestNative|TestRunc)/(cgroup_parents|limits|memory_limit|usage|cancel)", systemd: true},
 	{name: "systemd-crun", what: "the same by crun", pkg: "builder/sandbox", run: "TestRunc/(cgroup_parents|limits|memory_limit|usage|cancel)", runtime: "crun", systemd: true},
 	{name: "runsc", what: "processes by gVisor's runsc: all but signals, cancelled exec and what a kernel of its own shows otherwise", pkg: "builder/sandbox", runtime: "runsc",
-		run: "TestRunc/(success|exit_code|streams|environment|host|working_directory|users|cancel|bind_mounts|tmpfs|exec_at|exec_term|exec_waits|exec_un|terminal|network_none|readonly|ended|limits|memory_limit|usage)"},
+		run: "TestRunc/(success|exit_code|streams|environment|host|working_directory|users|^cancel|bind_mounts|tmpfs|exec_at|exec_term|exec_waits|exec_un|terminal|network_none|readonly|ended|limits|memory_limit|usage)"},
 	{name: "meter", what: "what processes use", pkg: "builder/sandbox/meter"},
 	{name: "cni", what: "networks", pkg: "builder/sandbox/cni"},
 	{name: "limits", what: "limits of the daemon's configuration, and a hundred steps at once", pkg: "integration", run: "TestLimits|TestHundredSteps"},
