@@ -227,6 +227,29 @@ func TestBlobVanished(t *testing.T) {
 	checkBlob(t, ctx, s, again[1], Gzip)
 }
 
+// Where a blob came from is what the image says that was unpacked last and says so.
+func TestSourceOfBlobs(t *testing.T) {
+	ctx, s := open(t)
+	img := testImage(t, ctx, s)
+	for _, c := range []struct{ says, want string }{{"", ""}, {"a.example/b", "a.example/b"}, {"c.example/d", "c.example/d"}, {"", "c.example/d"}} {
+		img.Layers[0].Annotations = map[string]string{AnnotationSource: c.says}
+		l, err := s.Unpack(ctx, img, event.Progress{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err = s.Open(ctx, l.Name); err != nil {
+			t.Fatal(err)
+		}
+		blobs, err := s.Blobs(ctx, l, Compression{}, event.Progress{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := blobs[0].Desc.Annotations[AnnotationSource]; got != c.want {
+			t.Errorf("%q is said: it came from %q", c.says, got)
+		}
+	}
+}
+
 func TestImageBlobs(t *testing.T) {
 	ctx, s := open(t)
 	img := testImage(t, ctx, s)

@@ -200,7 +200,7 @@ func (s *Store) openChain(ctx context.Context, img Image, name string) (*Layer, 
 		if l.source.Absent, err = s.absent(ctx, l.source.Desc.Digest); err != nil {
 			return nil, err
 		}
-		if known != nil && known.Desc.Digest == l.source.Desc.Digest && known.Absent == l.source.Absent {
+		if known != nil && known.says(*l.source) {
 			continue
 		}
 		if err := s.recordBlob(ctx, l.Name, sourceBlob, *l.source); err != nil {
@@ -208,4 +208,13 @@ func (s *Store) openChain(ctx context.Context, img Image, name string) (*Layer, 
 		}
 	}
 	return top, nil
+}
+
+// says tells whether what is written down of a blob is what an image says of it. An
+// image that doesn't say where the blob came from has nothing to say.
+func (b Blob) says(now Blob) bool {
+	if b.Desc.Digest != now.Desc.Digest || b.Absent != now.Absent {
+		return false
+	}
+	return now.Desc.Annotations[AnnotationSource] == "" || maps.Equal(b.Desc.Annotations, now.Desc.Annotations)
 }
