@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/fusemanager/api"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,8 @@ type Config struct {
 type Filesystem struct {
 	cfg    Config
 	broker *broker
+	end    context.CancelFunc // of keepRunning
+	ended  chan struct{}      // closed after it; nil where it isn't needed
 
 	mu   sync.Mutex // held while the process is looked for or started
 	conn *grpc.ClientConn
@@ -78,7 +81,31 @@ func New(ctx context.Context, cfg Config) (*Filesystem, error) {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
+	if cfg.Settings.CRI.Socket != "" {
+		f.ended = make(chan struct{})
+		ctx, f.end = context.WithCancel(context.WithoutCancel(ctx))
+		go f.keepRunning(ctx)
+	}
 	return f, nil
+}
+
+// keepRunning has the process there for CRI clients, which can't start it, and
+// has it know that the daemon is there.
+func (f *Filesystem) keepRunning(ctx context.Context) {
+	defer close(f.ended)
+	for tick := time.NewTicker(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		start, cancel := context.WithTimeout(ctx, startTimeout)
+		if _, err := f.connect(start); err != nil && ctx.Err() == nil {
+			log.G(ctx).WithError(err).Warn("kubelets can't be served")
+		}
+		cancel()
+	}
 }
 
 // Close gives up the process, which serves on as long as something is mounted.
@@ -86,6 +113,10 @@ func New(ctx context.Context, cfg Config) (*Filesystem, error) {
 func (f *Filesystem) Close() error {
 	if f == nil {
 		return nil
+	}
+	if f.ended != nil {
+		f.end()
+		<-f.ended
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

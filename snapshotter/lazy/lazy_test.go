@@ -191,6 +191,47 @@ func TestProcessDiesUnderMany(t *testing.T) {
 	}
 }
 
+// What kubelets are pointed at is there as long as the daemon is, whatever becomes of
+// the process, and no longer.
+func TestServedForKubelets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "cri.sock")
+	settings := quiet
+	settings.CRI = lazy.CRI{Socket: socket, Image: filepath.Join(dir, "containerd.sock")}
+	f, root := start(t, settings, nil)
+	answers := func() error {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	if err := answers(); err != nil {
+		t.Fatal(err)
+	}
+	was := pid(root)
+	if err := syscall.Kill(was, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if now := pid(root); now == was || now == 0 {
+			return fmt.Errorf("process %d serves", now)
+		}
+		return answers()
+	})
+	time.Sleep(5 * time.Second) // longer than an idle process lives
+	if err := answers(); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := gone(root); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDaemonRestarts(t *testing.T) {
 	t.Parallel()
 	b := pack(t, files())

@@ -135,9 +135,6 @@ func (s *Server) watch(ctx context.Context, end func()) {
 		s.mu.Lock()
 		current, needed := s.current, len(s.mounts) > 0 || s.usage.connections() > 0
 		s.mu.Unlock()
-		if current != nil {
-			needed = needed || current.cri != nil
-		}
 		if current != nil && !time.Now().Before(boundAt) {
 			begin := time.Now()
 			err := bound(cacheDir(s.cfg.Root), current.settings.CacheSize)
