@@ -27,7 +27,12 @@ func configure(cfg Config, name string) ([]docker.RegistryHost, error) {
 	}
 	for i := range hosts {
 		c := *hosts[i].Client
-		c.Transport = &retryTransport{next: c.Transport, retry: cfg.Retry}
+		t := &retryTransport{next: c.Transport, retry: cfg.Retry, wait: answerTimeout}
+		c.Transport = t
+		if i < len(hosts)-1 {
+			t.wait = mirrorTimeout
+			c.Transport = &mirrorTransport{next: t} // as long as the settings count
+		}
 		hosts[i].Client = &c
 	}
 	return hosts, nil

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -43,15 +44,16 @@ func (e *UnreachableError) Unwrap() []error { return []error{e.Err, errdefs.ErrU
 type retryTransport struct {
 	next  http.RoundTripper
 	retry Retry
+	wait  time.Duration // for an answer to such a request
 }
 
 func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	attempts := t.retry.Attempts
+	attempts, send := t.retry.Attempts, t.answered
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		attempts = 1
+		attempts, send = 1, t.next.RoundTrip
 	}
 	for n := 1; ; n++ {
-		resp, err := t.next.RoundTrip(req)
+		resp, err := send(req)
 		last := n >= attempts
 		if err != nil {
 			if ctxErr := context.Cause(req.Context()); ctxErr != nil {
@@ -68,6 +70,70 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 }
+
+// How long an answer may take, which says how large a body is and no more. The next
+// host is a better answer than none.
+const (
+	answerTimeout = time.Minute
+	mirrorTimeout = 10 * time.Second
+)
+
+// silentError says that a host took a request and didn't answer it.
+type silentError struct{ after time.Duration }
+
+func (e silentError) Error() string { return fmt.Sprintf("no answer within %s", e.after) }
+
+// answered sends a request and waits for the answer's header, within bounds.
+func (t *retryTransport) answered(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	timer := time.AfterFunc(t.wait, cancel)
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	late := !timer.Stop()
+	if err == nil && !late {
+		resp.Body = body{resp.Body, cancel}
+		return resp, nil
+	}
+	cancel()
+	if resp != nil {
+		resp.Body.Close()
+	}
+	if late {
+		err = silentError{t.wait}
+	}
+	return nil, err
+}
+
+// body ends its request's context when it is closed.
+type body struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b body) Close() error {
+	defer b.cancel()
+	return b.ReadCloser.Close()
+}
+
+// mirrorTransport speaks to a host of several. One that couldn't be reached isn't
+// asked again.
+type mirrorTransport struct {
+	next http.RoundTripper
+	down atomic.Pointer[UnreachableError]
+}
+
+func (t *mirrorTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if down := t.down.Load(); down != nil {
+		return nil, down
+	}
+	resp, err := t.next.RoundTrip(req)
+	if down := (*UnreachableError)(nil); errors.As(err, &down) {
+		t.down.Store(down)
+	}
+	return resp, err
+}
+
+// CloseIdleConnections is what http.Client looks for.
+func (t *mirrorTransport) CloseIdleConnections() { closeIdle(t.next) }
 
 // pause gives up the response and waits, for as long as it asks to within
 // bounds.
@@ -92,8 +158,10 @@ func (t *retryTransport) pause(ctx context.Context, attempt int, resp *http.Resp
 }
 
 // CloseIdleConnections is what http.Client looks for.
-func (t *retryTransport) CloseIdleConnections() {
-	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+func (t *retryTransport) CloseIdleConnections() { closeIdle(t.next) }
+
+func closeIdle(t http.RoundTripper) {
+	if c, ok := t.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }
@@ -129,8 +197,9 @@ func isLasting(err error) bool {
 	if errors.As(err, &dns) {
 		return dns.IsNotFound
 	}
+	var silent silentError
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var alert tls.AlertError
-	return errors.As(err, &cert) || errors.As(err, &record) || errors.As(err, &alert)
+	return errors.As(err, &silent) || errors.As(err, &cert) || errors.As(err, &record) || errors.As(err, &alert)
 }
