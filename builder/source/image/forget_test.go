@@ -50,3 +50,36 @@ func TestForget(t *testing.T) {
 		t.Errorf("results %v", out)
 	}
 }
+
+// TestForgetMeanwhile: what is being fetched isn't forgotten.
+func TestForgetMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	srv := registrytest.Start(t, registrytest.Options{})
+	srv.Push(nobody, "lib/x", "1", registrytest.NewImage(t, amd64, files("a", "1")))
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := f.Forget(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if err := f.store.GC(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for range 100 {
+		job, _ := jobFor()
+		if _, err := f.op("docker-image://"+srv.Host+"/lib/x:1", nil).Key(t.Context(), job); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	<-ended
+}

@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -41,11 +42,14 @@ type Source struct {
 	cfg   Config
 	blobs blobs
 	memo  memo
+
+	mu    sync.Mutex
+	inUse map[string]int // leases of documents, by what is being fetched on them
 }
 
 // New returns a source.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, blobs: blobs{store: cfg.Store}, memo: memo{sessions: cfg.Sessions}}
+	return &Source{cfg: cfg, blobs: blobs{store: cfg.Store}, memo: memo{sessions: cfg.Sessions}, inUse: map[string]int{}}
 }
 
 // documentsLife is how long the manifest and the config of an image are kept
@@ -70,7 +74,7 @@ func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned
 	}
 	p := &puller{
 		blobs: &s.blobs, from: from, name: req.String(), platform: req.platform,
-		lease: func(ctx context.Context) (context.Context, error) { return s.lease(ctx, req) },
+		lease: func(ctx context.Context) (context.Context, func(), error) { return s.lease(ctx, req) },
 	}
 	img, err := s.look(ctx, job, req, p)
 	if err != nil {
@@ -87,23 +91,34 @@ func (s *Source) pin(ctx context.Context, job schedule.Job, req request) (pinned
 	return pinned{img, from}, nil
 }
 
-// lease gives a context that keeps what is fetched of the image for a while.
-func (s *Source) lease(ctx context.Context, req request) (context.Context, error) {
+// lease gives a context that keeps what is fetched of the image for a while, and at
+// least until release is called.
+func (s *Source) lease(ctx context.Context, req request) (_ context.Context, release func(), _ error) {
 	if _, ok := leases.FromContext(ctx); ok {
-		return ctx, nil
+		return ctx, func() {}, nil
 	}
 	sum := sha256.Sum256([]byte(req.String() + time.Now().Format(time.DateOnly)))
 	id := "kiln-documents-" + hex.EncodeToString(sum[:16])
+	s.use(id, 1)
 	_, err := s.cfg.Store.Leases.Create(ctx, leases.WithID(id), leases.WithExpiration(documentsLife),
 		leases.WithLabel(labelDocuments, "true"))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return nil, fmt.Errorf("lease for the documents of %s: %w", req, err)
+		s.use(id, -1)
+		return nil, nil, fmt.Errorf("lease for the documents of %s: %w", req, err)
 	}
-	return leases.WithLease(ctx, id), nil
+	return leases.WithLease(ctx, id), func() { s.use(id, -1) }, nil
 }
 
-// Forget lets the manifests and configs go that nothing but their leases keeps.
-// Builds that still want them fetch them again.
+func (s *Source) use(lease string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inUse[lease] += n; s.inUse[lease] == 0 {
+		delete(s.inUse, lease)
+	}
+}
+
+// Forget lets the manifests and configs go that nothing but their leases keeps, and
+// that aren't being fetched. Builds that still want them fetch them again.
 func (s *Source) Forget(ctx context.Context) error {
 	ctx = s.cfg.Store.Context(ctx)
 	found, err := s.cfg.Store.Leases.List(ctx, fmt.Sprintf("labels.%q==true", labelDocuments))
@@ -111,11 +126,21 @@ func (s *Source) Forget(ctx context.Context) error {
 		return fmt.Errorf("list the leases of image documents: %w", err)
 	}
 	for _, l := range found {
-		if err := s.cfg.Store.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+		if err := s.forget(ctx, l); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("lease %s: %w", l.ID, err)
 		}
 	}
 	return nil
+}
+
+// forget removes a lease that nobody uses. Who is about to waits, and makes it anew.
+func (s *Source) forget(ctx context.Context, l leases.Lease) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inUse[l.ID] > 0 {
+		return nil
+	}
+	return s.cfg.Store.Leases.Delete(ctx, l)
 }
 
 func (s *Source) remote(ctx context.Context, job schedule.Job, req request) (remote, error) {

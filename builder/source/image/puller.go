@@ -29,10 +29,10 @@ type puller struct {
 	name     string // for errors
 	platform ocispec.Platform
 	progress event.Progress
-	// lease gives a context that keeps what is fetched with it. What is here
-	// already isn't kept: it would have to be written down each time, and can be
-	// had again.
-	lease func(context.Context) (context.Context, error)
+	// lease gives a context that keeps what is fetched with it, at least until
+	// release is called. What is here already isn't kept: it would have to be
+	// written down each time, and can be had again.
+	lease func(context.Context) (_ context.Context, release func(), _ error)
 }
 
 // image is what a reference means on a platform.
@@ -169,10 +169,11 @@ func (p *puller) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 }
 
 func (p *puller) fetch(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	ctx, err := p.lease(ctx)
+	ctx, release, err := p.lease(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	if err := p.blobs.ensure(ctx, p.from, d, p.progress); err != nil {
 		return nil, err
 	}

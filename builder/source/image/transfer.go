@@ -69,11 +69,12 @@ func (b *blobs) write(ctx context.Context, d download) (resumed bool, err error)
 	if err == nil || errdefs.IsAlreadyExists(err) {
 		return false, nil
 	}
-	if errdefs.IsFailedPrecondition(err) {
-		w.Close()
-		if aerr := b.store.Content.Abort(ctx, ref); aerr != nil && !errdefs.IsNotFound(aerr) {
-			return false, errors.Join(err, aerr)
-		}
+	if !errdefs.IsFailedPrecondition(err) {
+		return false, fmt.Errorf("store blob %s: %w", desc.Digest, err)
+	}
+	w.Close()
+	if aerr := b.store.Content.Abort(ctx, ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+		return false, errors.Join(err, aerr)
 	}
 	return st.Offset > 0, fmt.Errorf("blob %s is not what its digest says: %w", desc.Digest, err)
 }
