@@ -38,6 +38,26 @@ func bound(dir string, size int64) error {
 	return err
 }
 
+// rawLife is much longer than it takes to verify what was fetched.
+const rawLife = 30 * time.Second
+
+// forget removes what was fetched of blobs longer ago than an age. The library
+// keeps that as it came: what turns out to be wrong would be wrong for ever. Parts of
+// files that were verified are elsewhere.
+func forget(dir string, age time.Duration) error {
+	names, err := filepath.Glob(filepath.Join(dir, "httpcache", "*", "??", "*"))
+	for _, name := range names {
+		info, serr := os.Lstat(name)
+		if serr != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
+			continue
+		}
+		if rerr := os.Remove(name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
 type cachedFile struct {
 	name string
 	size int64 // on disk

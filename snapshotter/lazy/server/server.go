@@ -137,8 +137,8 @@ func (s *Server) watch(ctx context.Context, end func()) {
 		s.mu.Unlock()
 		if current != nil && !time.Now().Before(boundAt) {
 			begin := time.Now()
-			err := bound(cacheDir(s.cfg.Root), current.settings.CacheSize)
-			if err != nil {
+			dir := cacheDir(s.cfg.Root)
+			if err := errors.Join(forget(dir, rawLife), bound(dir, current.settings.CacheSize)); err != nil {
 				log.G(ctx).WithError(err).Warn("the cache of lazy layers can't be bounded")
 			}
 			boundAt = time.Now().Add(boundRest * time.Since(begin))
