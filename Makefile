@@ -11,6 +11,7 @@ TEST_TOOLS  := containerd ctr containerd-shim-runc-v2 crictl runc registry build
 	$(addprefix containerd-1.7/,containerd ctr containerd-shim-runc-v2)
 CONFORMANCE_TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr runc registry
 BENCH_TOOLS := containerd containerd-shim-runc-v2 ctr runc buildkitd buildctl registry
+CLUSTER_TOOLS := etcd kube-apiserver
 DEMO_TOOLS  := containerd containerd-shim-runc-v2 ctr registry runc
 MORE_TOOLS  := buildkitd golangci-lint benchstat
 ALL_TOOLS   := $(sort $(TEST_TOOLS) $(CONFORMANCE_TOOLS) $(BENCH_TOOLS) $(DEMO_TOOLS) $(MORE_TOOLS))
@@ -101,6 +102,10 @@ cycles: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Build and run on the s
 .PHONY: test-vm
 test-vm: vm-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run tests in a virtual machine with cgroup v2 (VM="-suite REGEXP")
 	nice go run ./integration/vm $(VM)
+
+.PHONY: cluster
+cluster: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) $(CLUSTER_TOOLS:%=$(BIN)/tools/%) ## Pull with the credentials in a real Kubernetes API server
+	go test -v -count 1 -tags cluster -run Cluster ./integration/snapshotter
 
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")

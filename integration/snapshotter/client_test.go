@@ -33,20 +33,20 @@ func TestClientLibrary(t *testing.T) {
 		b.must(err)
 		defer c.Close()
 		ctx := context.Background()
-		labels := source.AppendExtraLabelsHandler(10<<20, snapshotters.AppendInfoHandlerWrapper(b.base()))
-		_, err = c.Pull(ctx, b.base(), client.WithPullUnpack, client.WithPullSnapshotter("stargz"), client.WithImageHandlerWrapper(labels),
+		labels := source.AppendExtraLabelsHandler(10<<20, snapshotters.AppendInfoHandlerWrapper(b.ref()))
+		_, err = c.Pull(ctx, b.ref(), client.WithPullUnpack, client.WithPullSnapshotter("stargz"), client.WithImageHandlerWrapper(labels),
 			client.WithResolver(docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))})))
 		b.must(err)
 		b.notDownloaded()
 		app := b.Host + "/app-" + b.repo + ":1"
-		text := "FROM " + b.base() + "\nRUN cat /noise/1 > /copy\nCMD wc -c /copy\n"
+		text := "FROM " + b.ref() + "\nRUN cat /noise/1 > /copy\nCMD wc -c /copy\n"
 		if said := b.build(text, "--tag", app); strings.Count(said, "sharing layer") != 1 {
 			t.Errorf("the build says\n%s", said)
 		}
 		remove := func(image string) {
 			b.must(c.ImageService().Delete(ctx, image, images.SynchronousDelete()))
 		}
-		remove(b.base())
+		remove(b.ref())
 		for _, round := range []string{"as built", "of the cache"} {
 			if out := b.container(app); out != "524288 /copy\n" {
 				t.Errorf("%s: the container says %q", round, out)

@@ -81,14 +81,14 @@ func TestKubernetes(t *testing.T) {
 		})
 		busybox := registry.Host + "/busybox:latest"
 		b.crictl("pull", busybox)
-		b.crictl("pull", b.base())
+		b.crictl("pull", b.ref())
 		b.notDownloaded()
 		b.build(app+"ENTRYPOINT [\"sh\", \"-c\", \"cat /hello; sleep 1000\"]\n", "--tag", "example.test/app")
 		if n := len(strings.Fields(b.crictl("images", "-q"))); n != 4 {
 			t.Errorf("%d images", n)
 		}
 		pod := b.pod("pod")
-		for image, says := range map[string]string{"example.test/app:latest": "hello", busybox: "none", b.base(): "none"} {
+		for image, says := range map[string]string{"example.test/app:latest": "hello", busybox: "none", b.ref(): "none"} {
 			if out := pod.says(image, "cat /hello 2>/dev/null || echo none"); out != says {
 				t.Errorf("%s says %q", image, out)
 			}
@@ -120,7 +120,7 @@ func (p *pod) says(image, script string) string {
 	p.Helper()
 	config := filepath.Join(p.TempDir(), "container.json")
 	p.must(os.WriteFile(config, fmt.Appendf(nil, `{"metadata": {"name": %q}, "image": {"image": %q},
-		"command": ["sleep", "1000"], "linux": {}}`, filepath.Base(image), image), 0o600))
+		"command": ["sleep", "1000"], "linux": {}}`, strings.NewReplacer("/", "-", ":", "-").Replace(image), image), 0o600))
 	c := p.crictl("create", p.id, config, p.config)
 	p.crictl("start", c)
 	return p.crictl("exec", c, "sh", "-c", script)

@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,13 +15,68 @@ import (
 	"github.com/kiln-build/kiln/integration/testbed"
 )
 
+// lazyImage is an image that can be pulled lazily, behind what counts its bytes.
+type lazyImage struct {
+	*testbed.Counter
+	repo    string
+	digests []string
+	size    int64
+}
+
+// pushLazy puts an image into a registry, with 40 files of noise of 512 KiB that no
+// other image here has.
+func pushLazy(t *testing.T, r *testbed.Registry, format testbed.LazyFormat) *lazyImage {
+	t.Helper()
+	i := &lazyImage{Counter: r.Count()}
+	i.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-", ".", "-", ":", "-").Replace(t.Name() + i.Host[strings.Index(i.Host, ":"):]))
+	t.Cleanup(i.Close)
+	img, err := testbed.Busybox()
+	if err == nil {
+		img, err = testbed.WithNoise(img, int64(crc32.ChecksumIEEE([]byte(i.Host))), 40, 512<<10)
+	}
+	if err == nil {
+		img, err = testbed.Lazy(img, format)
+	}
+	if err == nil {
+		err = r.PushImage(i.repo+":1", img)
+	}
+	if err == nil {
+		i.digests, i.size, err = testbed.LayerDigests(img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func (i *lazyImage) ref() string { return i.Host + "/" + i.repo + ":1" }
+
+// part fails if more than a quarter of the image was fetched.
+func (i *lazyImage) part(t testing.TB, what string) {
+	t.Helper()
+	n := i.Fetched(i.digests...)
+	t.Logf("%s: %d bytes of %d fetched", what, n, i.size)
+	if n == 0 || n > i.size/4 {
+		t.Errorf("%s: %d bytes of the image's %d were fetched", what, n, i.size)
+	}
+}
+
+// downloaded tells which layers containerd's content store has.
+func (i *lazyImage) downloaded(b *bed) (have []string) {
+	b.Helper()
+	all := b.ctr("content", "ls", "-q")
+	for _, d := range i.digests {
+		if strings.Contains(all, d) {
+			have = append(have, d)
+		}
+	}
+	return have
+}
+
 // lazyBed is a bed with a base image that can be pulled lazily.
 type lazyBed struct {
 	*bed
-	*testbed.Counter
-	repo    string // of the base
-	digests []string
-	size    int64
+	*lazyImage
 }
 
 func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
@@ -34,49 +90,20 @@ func startLazy(t *testing.T, format testbed.LazyFormat) *lazyBed {
 // the base's registry.
 func startLazyOn(t *testing.T, format testbed.LazyFormat, start func(_ *testing.T, host string) *bed) *lazyBed {
 	t.Helper()
-	b := &lazyBed{Counter: registry.Count()}
-	b.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-", ".", "-").Replace(t.Name()))
-	t.Cleanup(b.Close)
-	img, err := testbed.Busybox()
-	if err == nil {
-		img, err = testbed.WithNoise(img, 40, 512<<10)
-	}
-	if err == nil {
-		img, err = testbed.Lazy(img, format)
-	}
-	if err == nil {
-		err = registry.PushImage(b.repo+":1", img)
-	}
-	if err == nil {
-		b.digests, b.size, err = testbed.LayerDigests(img)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.bed = start(t, b.Host)
-	return b
+	image := pushLazy(t, registry, format)
+	return &lazyBed{start(t, image.Host), image}
 }
 
-func (b *lazyBed) base() string { return b.Host + "/" + b.repo + ":1" }
-
-// part fails if more than a quarter of the base was fetched.
 func (b *lazyBed) part(what string) {
 	b.Helper()
-	n := b.Fetched(b.digests...)
-	b.Logf("%s: %d bytes of %d fetched", what, n, b.size)
-	if n == 0 || n > b.size/4 {
-		b.Errorf("%s: %d bytes of the base's %d were fetched", what, n, b.size)
-	}
+	b.lazyImage.part(b, what)
 }
 
 // notDownloaded fails if the content store has a layer of the base.
 func (b *lazyBed) notDownloaded() {
 	b.Helper()
-	have := b.ctr("content", "ls", "-q")
-	for _, d := range b.digests {
-		if strings.Contains(have, d) {
-			b.Errorf("layer %s of the base was downloaded", d)
-		}
+	if have := b.downloaded(b.bed); len(have) > 0 {
+		b.Errorf("layers %v of the base were downloaded", have)
 	}
 }
 
@@ -101,12 +128,12 @@ func TestLazyPull(t *testing.T) {
 		t.Run(string(format), func(t *testing.T) {
 			t.Parallel()
 			b := startLazy(t, format)
-			b.ctr("images", "pull", "--plain-http", b.base())
-			if out := b.container(b.base(), "echo", "pulled"); out != "pulled\n" {
+			b.ctr("images", "pull", "--plain-http", b.ref())
+			if out := b.container(b.ref(), "echo", "pulled"); out != "pulled\n" {
 				t.Errorf("the container says %q", out)
 			}
 			b.part("pull and run")
-			b.ctr("run", "--detach", b.base(), b.name(), "sleep", "1000")
+			b.ctr("run", "--detach", b.ref(), b.name(), "sleep", "1000")
 			shower := b.shower()
 			b.must(b.daemon.Kill())
 			if out := b.ctr("tasks", "exec", "--exec-id", "x", b.name(), "wc", "-c", "/noise/7"); !strings.HasPrefix(out, "524288 ") {
@@ -122,7 +149,7 @@ func TestLazyPull(t *testing.T) {
 			b.end()
 			// What shows the layers dies: the next container has them again.
 			b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
-			if out := b.container(b.base(), "wc", "-c", "/noise/9"); !strings.HasPrefix(out, "524288 ") {
+			if out := b.container(b.ref(), "wc", "-c", "/noise/9"); !strings.HasPrefix(out, "524288 ") {
 				t.Errorf("after a crash: %q", out)
 			}
 			b.empty()
@@ -130,32 +157,130 @@ func TestLazyPull(t *testing.T) {
 	}
 }
 
+// TestLazyDeadRegistry: a registry that is dead, or takes requests and doesn't answer
+// them, fails those who need it, and nobody else meanwhile.
 func TestLazyDeadRegistry(t *testing.T) {
 	t.Parallel()
-	b := startLazy(t, testbed.EStargz)
-	b.ctr("images", "pull", "--plain-http", b.base())
-	b.Kill(true)
-	begin := time.Now()
-	if _, err := b.try(b.onKiln(b.containerd.Ctr("images", "pull", "--plain-http", b.Host+"/other:1"))); err == nil {
-		t.Error("pulled from a dead registry")
+	for name, kill := range map[string]func(*lazyBed, bool){
+		"hangs up": func(b *lazyBed, dead bool) { b.Kill(dead) },
+		"silent":   func(b *lazyBed, dead bool) { b.Hang(dead) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := filepath.Join(t.TempDir(), "kilnd.toml")
+			if err := os.WriteFile(config, []byte("[snapshots.lazy]\nbackgroundFetch = false\nmountTimeout = \"8s\"\nfetchTimeout = \"8s\"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b := startLazyOn(t, testbed.EStargz, func(t *testing.T, _ string) *bed { return startOn(t, testbed.Containerd2, "--config", config) })
+			b.ctr("images", "pull", "--plain-http", b.ref())
+			kill(b, true)
+			pull := b.onKiln(b.containerd.Ctr("images", "pull", "--plain-http", b.Host+"/other:1"))
+			b.must(pull.Start())
+			begin := time.Now()
+			read := make(chan error, 1)
+			go func() { read <- second(b.try(b.running(b.ref(), "cat", "/noise/1"))) }()
+			// Others aren't concerned.
+			busybox := registry.Host + "/busybox:latest"
+			b.ctr("images", "pull", "--plain-http", busybox)
+			if out := b.container(busybox, "echo", "alive"); out != "alive\n" {
+				t.Errorf("the container says %q", out)
+			}
+			b.build(app)
+			t.Logf("others had what they wanted after %s", time.Since(begin))
+			if d := time.Since(begin); d > 15*time.Second {
+				t.Errorf("others had to wait for %s", d)
+			}
+			if err := <-read; err == nil {
+				t.Error("read from a dead registry")
+			} else {
+				t.Logf("after %s: %s", time.Since(begin), last(err.Error()))
+			}
+			if d := time.Since(begin); d > time.Minute {
+				t.Errorf("it took %s", d)
+			}
+			kill(b, false)
+			if err := pull.Wait(); err == nil { // which has ended, or goes on now
+				t.Error("pulled what there isn't")
+			}
+			if out := b.container(b.ref(), "wc", "-c", "/noise/1"); !strings.HasPrefix(out, "524288 ") {
+				t.Errorf("when the registry is back: %q", out)
+			}
+			b.empty()
+		})
 	}
-	if _, err := b.try(b.running(b.base(), "cat", "/noise/1")); err == nil {
-		t.Error("read from a dead registry")
-	}
-	// Others aren't concerned.
-	busybox := registry.Host + "/busybox:latest"
-	b.ctr("images", "pull", "--plain-http", busybox)
-	if out := b.container(busybox, "echo", "alive"); out != "alive\n" {
-		t.Errorf("the container says %q", out)
-	}
-	if d := time.Since(begin); d > time.Minute {
-		t.Errorf("it took %s", d)
-	}
-	b.Kill(false)
-	if out := b.container(b.base(), "wc", "-c", "/noise/1"); !strings.HasPrefix(out, "524288 ") {
-		t.Errorf("when the registry is back: %q", out)
-	}
-	b.empty()
+}
+
+// TestLazyInBackground: what nobody has read is fetched meanwhile, so that all can be
+// read when the registry has gone; what is kept of it is bounded.
+func TestLazyInBackground(t *testing.T) {
+	t.Parallel()
+	sum := "cat /noise/* | wc -c"
+	t.Run("fetch", func(t *testing.T) {
+		t.Parallel()
+		b := startLazyOn(t, testbed.ZstdChunked, func(t *testing.T, _ string) *bed { return start(t) })
+		b.ctr("images", "pull", "--plain-http", b.ref())
+		b.must(testbed.Eventually(time.Minute, func() error {
+			if n := b.Fetched(b.digests...); n < b.size {
+				return fmt.Errorf("%d bytes of %d were fetched", n, b.size)
+			}
+			return nil
+		}))
+		b.notDownloaded()
+		// What was verified is kept, what came over the network is not.
+		cache := filepath.Join(b.daemon.Root, "snapshots", "lazy", "cache")
+		b.must(testbed.Eventually(20*time.Second, func() error {
+			if n := kept(filepath.Join(cache, "fscache")); n < 40*512<<10 {
+				return fmt.Errorf("%d bytes are kept", n)
+			}
+			return nil
+		}))
+		raw, err := filepath.Glob(filepath.Join(cache, "httpcache", "*", "??"))
+		b.must(err)
+		for _, dir := range raw {
+			b.must(os.RemoveAll(dir))
+		}
+		b.Kill(true)
+		if out := b.container(b.ref(), "sh", "-c", sum); out != "20971520\n" {
+			t.Errorf("without the registry: %q", out)
+		}
+		b.Kill(false)
+		b.empty()
+	})
+	t.Run("bound", func(t *testing.T) {
+		t.Parallel()
+		const limit = 4 << 20
+		b := startLazyOn(t, testbed.EStargz, func(t *testing.T, _ string) *bed {
+			return startOn(t, testbed.Containerd2, "--lazy-cache-size", fmt.Sprint(limit))
+		})
+		b.ctr("images", "pull", "--plain-http", b.ref())
+		for range 2 {
+			if out := b.container(b.ref(), "sh", "-c", sum); out != "20971520\n" {
+				t.Errorf("the container says %q", out)
+			}
+			b.must(testbed.Eventually(30*time.Second, func() error {
+				if n := kept(filepath.Join(b.daemon.Root, "snapshots", "lazy", "cache")); n > limit || n == 0 {
+					return fmt.Errorf("%d bytes are kept", n)
+				}
+				return nil
+			}))
+		}
+		if n := b.Fetched(b.digests...); n < b.size+limit {
+			t.Errorf("%d bytes of %d were fetched for two reads of all", n, b.size)
+		}
+		b.empty()
+	})
+}
+
+// kept is what the files below a folder take on disk.
+func kept(dir string) (sum int64) {
+	_ = filepath.WalkDir(dir, func(name string, d os.DirEntry, _ error) error { // files go meanwhile
+		var st syscall.Stat_t
+		if d != nil && d.Type().IsRegular() && syscall.Lstat(name, &st) == nil {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum
 }
 
 func TestLazyBuild(t *testing.T) {
@@ -181,7 +306,7 @@ func TestLazyBuild(t *testing.T) {
 // buildAndPush builds on the base, which nobody fetches for that.
 func (b *lazyBed) buildAndPush() {
 	b.Helper()
-	app := "FROM " + b.base() + " AS base\nRUN echo built > /app && rm /noise/3\nFROM " + b.base() + "\nCOPY --from=base /app /bin/sh /copied/\nRUN cat /copied/app\nCMD cat /copied/app\n"
+	app := "FROM " + b.ref() + " AS base\nRUN echo built > /app && rm /noise/3\nFROM " + b.ref() + "\nCOPY --from=base /app /bin/sh /copied/\nRUN cat /copied/app\nCMD cat /copied/app\n"
 	name := b.Host + "/app-" + b.repo + ":1"
 	begin := time.Now()
 	b.build(app, "--output", "type=image,push=true,name="+name)
@@ -216,12 +341,12 @@ func (b *lazyBed) buildAndPush() {
 func TestLazyBaseIsLost(t *testing.T) {
 	t.Parallel()
 	b := startLazy(t, testbed.EStargz)
-	b.build("FROM " + b.base() + "\nRUN true\n")
+	b.build("FROM " + b.ref() + "\nRUN true\n")
 	b.must(syscall.Kill(b.shower(), syscall.SIGKILL))
-	b.build("FROM " + b.base() + "\nRUN wc -c /noise/1\n")
+	b.build("FROM " + b.ref() + "\nRUN wc -c /noise/1\n")
 	// During a step: the first run of it loses its base.
 	dir := b.TempDir()
-	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+b.base()+"\nRUN sleep 4; wc -c /noise/2 # "+b.repo+"\n"), 0o600))
+	b.must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+b.ref()+"\nRUN sleep 4; wc -c /noise/2 # "+b.repo+"\n"), 0o600))
 	cmd := b.daemon.Client("kiln", "build", dir)
 	done := make(chan string, 1)
 	go func() {
@@ -259,7 +384,7 @@ func TestLazyCredentials(t *testing.T) {
 	home := b.TempDir()
 	b.must(os.WriteFile(filepath.Join(home, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"username":"ann","password":"secret"}}}`, b.Host), 0o600))
 	build := func(step string, env ...string) (ran, error) {
-		cmd := b.building("FROM " + b.base() + "\nRUN " + step + "\n")
+		cmd := b.building("FROM " + b.ref() + "\nRUN " + step + "\n")
 		cmd.Env = append(append(os.Environ(), "DOCKER_CONFIG="+b.TempDir()), env...)
 		return b.try(cmd)
 	}
@@ -307,4 +432,22 @@ func TestOthersLazySnapshotter(t *testing.T) {
 			}))
 		})
 	}
+}
+
+// TestLazyLayerOfTwoRegistries: a layer that two registries have is shown once. What
+// is pushed to the other one has it from there.
+func TestLazyLayerOfTwoRegistries(t *testing.T) {
+	t.Parallel()
+	other, err := testbed.StartRegistry(testbed.Dir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Stop() }) // there is nothing that it could lose
+	b := startLazy(t, testbed.EStargz)
+	for _, i := range []*lazyImage{b.lazyImage, pushLazy(t, other, testbed.EStargz), b.lazyImage} {
+		b.build("FROM "+i.ref()+"\nRUN wc -c /noise/1\n", "--tag", i.Host+"/app-"+i.repo+":1", "--push")
+		i.part(t, i.Host)
+	}
+	b.notDownloaded()
+	b.empty()
 }

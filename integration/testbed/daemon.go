@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ type Daemon struct {
 	*Server
 	Program string   // kilnd, or a link to it that is called otherwise
 	Args    []string // all flags
+	Env     []string // more of its environment
 	Dir     string   // holds root, socket and log
 	Root    string
 	Addr    string // unix://…
@@ -28,9 +30,15 @@ func StartDaemon(t testing.TB, args ...string) *Daemon {
 // daemon.
 func StartDaemonIn(t testing.TB, dir string, args ...string) *Daemon {
 	t.Helper()
+	d := NewDaemon(dir, args...)
+	d.Start(t)
+	return d
+}
+
+// NewDaemon is the daemon of StartDaemonIn before it is started.
+func NewDaemon(dir string, args ...string) *Daemon {
 	d := &Daemon{Program: "kilnd", Dir: dir, Root: filepath.Join(dir, "root"), Addr: "unix://" + filepath.Join(dir, "kilnd.sock")}
 	d.Args = append([]string{"--root", d.Root, "--addr", d.Addr, "--log-level", "debug"}, args...)
-	d.Start(t)
 	return d
 }
 
@@ -38,8 +46,10 @@ func StartDaemonIn(t testing.TB, dir string, args ...string) *Daemon {
 // killed.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
+	cmd := exec.Command(d.Program, d.Args...)
+	cmd.Env = append(os.Environ(), d.Env...)
 	var err error
-	d.Server, err = serve(exec.Command(d.Program, d.Args...), filepath.Join(d.Dir, "kilnd.log"), func() error { return Answers(d.Addr) })
+	d.Server, err = serve(cmd, filepath.Join(d.Dir, "kilnd.log"), func() error { return Answers(d.Addr) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
@@ -35,10 +36,11 @@ const (
 )
 
 // WithNoise puts a layer of n files below /noise on an image: nothing makes them
-// smaller, each has size bytes and is called by its number.
-func WithNoise(img v1.Image, n, size int) (v1.Image, error) {
+// smaller, each has size bytes and is called by its number. What they hold depends
+// on the seed.
+func WithNoise(img v1.Image, seed int64, n, size int) (v1.Image, error) {
 	contents := map[string][]byte{}
-	random := rand.New(rand.NewSource(1))
+	random := rand.New(rand.NewSource(seed))
 	for i := range n {
 		data := make([]byte, size)
 		random.Read(data)
@@ -145,9 +147,11 @@ type Counter struct {
 	Host string
 
 	mu             sync.Mutex
-	sent           map[string]int64 // by digest
+	sent           map[string]int64  // by digest
+	other          map[string][]byte // what is given for a blob instead of it
 	dead           bool
-	user, password string // that have to be given; "" for none
+	hang           chan struct{} // nil, or what is closed when the registry goes on
+	user, password string        // that have to be given; "" for none
 }
 
 // Count starts a way to the registry. The caller closes it.
@@ -156,26 +160,40 @@ func (r *Registry) Count() *Counter { return CountTo(r.Host) }
 // CountTo starts a way to a registry on this machine (HOST:PORT). The caller
 // closes it.
 func CountTo(host string) *Counter {
-	c := &Counter{sent: map[string]int64{}}
+	c := &Counter{sent: map[string]int64{}, other: map[string][]byte{}}
 	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
 		p.SetURL(&url.URL{Scheme: "http", Host: host})
 		p.Out.Host = p.In.Host // so that it sends nobody past us
 	}}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c.mu.Lock()
-		dead, user, password := c.dead, c.user, c.password
+		dead, hang, user, password := c.dead, c.hang, c.user, c.password
+		other, replaced := c.other[path.Base(req.URL.Path)]
 		c.mu.Unlock()
 		if dead {
 			panic(http.ErrAbortHandler)
 		}
-		if u, p, _ := req.BasicAuth(); u != user || p != password {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
+		if hang != nil {
+			select {
+			case <-hang:
+			case <-req.Context().Done():
+				return
+			}
 		}
-		req.Header.Del("Authorization")
+		if user != "" {
+			if u, p, _ := req.BasicAuth(); u != user || p != password {
+				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			req.Header.Del("Authorization")
+		}
 		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
 			w = &countingWriter{w, c, path.Base(req.URL.Path)}
+		}
+		if replaced {
+			http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(other))
+			return
 		}
 		proxy.ServeHTTP(w, req)
 	}))
@@ -215,6 +233,33 @@ func (c *Counter) Kill(dead bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dead = dead
+}
+
+// Hang has the registry take requests and not answer them, or answer all of them.
+func (c *Counter) Hang(hang bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.hang != nil {
+		close(c.hang)
+		c.hang = nil
+	}
+	if hang {
+		c.hang = make(chan struct{})
+	}
+}
+
+// Replace has the registry give other content for a blob, of the same length unless
+// clients are to notice at once.
+func (c *Counter) Replace(blob string, content []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.other[blob] = content
+}
+
+// Close ends it, also if it hangs.
+func (c *Counter) Close() {
+	c.Hang(false)
+	c.Server.Close()
 }
 
 type countingWriter struct {

@@ -8,30 +8,36 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Registry is a registry on loopback, without TLS and accounts.
+// Registry is a registry on loopback, without TLS.
 type Registry struct {
 	*Server
-	Host string // host:port
+	Host    string   // host:port
+	account *Account // nil: it is open to all
+	tokens  *tokens  // nil for none
 }
 
 // StartRegistry starts a registry that keeps its data in dir. The caller stops it.
-func StartRegistry(dir string) (*Registry, error) {
+func StartRegistry(dir string) (*Registry, error) { return startRegistry(dir, nil, "") }
+
+// startRegistry takes further lines of the configuration.
+func startRegistry(dir string, account *Account, more string) (*Registry, error) {
 	host, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{Host: host}
+	r := &Registry{Host: host, account: account}
 	config := filepath.Join(dir, "registry.yml")
 	text := fmt.Sprintf(`version: 0.1
 log: {level: error, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %q}}
 http: {addr: %q}
-`, filepath.Join(dir, "data"), host)
+%s`, filepath.Join(dir, "data"), host, more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -48,7 +54,12 @@ http: {addr: %q}
 }
 
 // Stop ends the registry. There is nothing that it could lose.
-func (r *Registry) Stop() error { return r.Kill() }
+func (r *Registry) Stop() error {
+	if r.tokens != nil {
+		r.tokens.Close()
+	}
+	return r.Kill()
+}
 
 // FreeAddress returns a loopback address that nothing listened on a moment ago.
 func FreeAddress() (string, error) {
@@ -65,7 +76,7 @@ func (r *Registry) PushImage(repoTag string, img v1.Image) error {
 	if err != nil {
 		return err
 	}
-	return remote.Write(ref, img)
+	return remote.Write(ref, img, r.options()...)
 }
 
 // PushIndex stores an index and its images as repository:tag.
@@ -74,7 +85,7 @@ func (r *Registry) PushIndex(repoTag string, index v1.ImageIndex) error {
 	if err != nil {
 		return err
 	}
-	return remote.WriteIndex(ref, index)
+	return remote.WriteIndex(ref, index, r.options()...)
 }
 
 // Image fetches the image that repository:tag is on this machine's platform.
@@ -83,7 +94,7 @@ func (r *Registry) Image(repoTag string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return remote.Image(ref)
+	return remote.Image(ref, r.options()...)
 }
 
 // Index fetches the index repository:tag.
@@ -92,5 +103,15 @@ func (r *Registry) Index(repoTag string) (v1.ImageIndex, error) {
 	if err != nil {
 		return nil, err
 	}
-	return remote.Index(ref)
+	return remote.Index(ref, r.options()...)
+}
+
+func (r *Registry) options() []remote.Option {
+	switch {
+	case r.tokens != nil:
+		return []remote.Option{remote.WithTransport(r.tokens)}
+	case r.account != nil:
+		return []remote.Option{remote.WithAuth(&authn.Basic{Username: r.account.User, Password: r.account.Password})}
+	}
+	return nil
 }
