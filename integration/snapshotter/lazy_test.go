@@ -28,7 +28,8 @@ type lazyImage struct {
 func pushLazy(t *testing.T, r *testbed.Registry, format testbed.LazyFormat) *lazyImage {
 	t.Helper()
 	i := &lazyImage{Counter: r.Count()}
-	i.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-", ".", "-", ":", "-").Replace(t.Name() + i.Host[strings.Index(i.Host, ":"):]))
+	_, port, _ := strings.Cut(i.Host, ":")
+	i.repo = strings.ToLower(strings.NewReplacer("/", "-", "#", "-", ".", "-").Replace(t.Name() + "-" + port))
 	t.Cleanup(i.Close)
 	img, err := testbed.Busybox()
 	if err == nil {
@@ -263,9 +264,6 @@ func TestLazyInBackground(t *testing.T) {
 				}
 				return nil
 			}))
-		}
-		if n := b.Fetched(b.digests...); n < b.size+limit {
-			t.Errorf("%d bytes of %d were fetched for two reads of all", n, b.size)
 		}
 		b.empty()
 	})

@@ -65,8 +65,8 @@ func TestPlainImage(t *testing.T) {
 	releases(t, func(t *testing.T, release testbed.Release) {
 		dir, plugin, flags := setup(t)
 		const unpack = `[[plugins."io.containerd.transfer.v1.local".unpack_config]]`
-		plugin += plugin[strings.Index(plugin, unpack):]
-		plugin = plugin[:strings.LastIndex(plugin, unpack)] + strings.Replace(plugin[strings.LastIndex(plugin, unpack):], `"kiln"`, `"overlayfs"`, 1)
+		_, kilns, _ := strings.Cut(plugin, unpack)
+		plugin += unpack + strings.Replace(kilns, `"kiln"`, `"overlayfs"`, 1)
 		b := &bed{TB: t, containerd: release.StartIn(t, testbed.Dir(t), plugin)}
 		b.daemon = testbed.StartDaemonIn(t, dir, append(flags, "--containerd-address", b.containerd.Socket)...)
 		ref := registry.Host + "/plain:1"
