@@ -107,6 +107,10 @@ test-vm: vm-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) ## Run tests in a virtual 
 cluster: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) $(CLUSTER_TOOLS:%=$(BIN)/tools/%) ## Pull with the credentials in a real Kubernetes API server
 	go test -v -count 1 -tags cluster -run Cluster ./integration/snapshotter
 
+.PHONY: nydus
+nydus: test-debs build $(TEST_TOOLS:%=$(BIN)/tools/%) $(BIN)/tools/containerd-nydus-grpc ## Build on nydus's snapshotter
+	go test -v -count 1 -tags nydus -run Nydus ./integration/snapshotter
+
 .PHONY: conformance
 conformance: conformance-debs build $(CONFORMANCE_TOOLS:%=$(BIN)/tools/%) ## Run BuildKit's own suites (CONFORMANCE="-worker oci -run REGEXP")
 	go build -o $(BIN)/conformance ./integration/conformance

@@ -68,7 +68,7 @@ type Blob struct {
 func (b Blob) Remote() bool { return b.Absent && b.Desc.Annotations[AnnotationSource] != "" }
 
 // Lazy tells whether the blob may be shown without being fetched.
-func (b Blob) Lazy() bool { return lazy(b.Desc) }
+func (b Blob) Lazy() bool { return Lazy(b.Desc) }
 
 // Blobs returns the layers' blobs, lowest first. Those that don't exist yet are
 // made, several at a time; the same layer and compression always make the same

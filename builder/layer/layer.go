@@ -40,7 +40,7 @@ type Layer struct {
 // Lazy tells whether a part of the tree may be shown without having been fetched.
 func (l *Layer) Lazy() bool {
 	for ; l != nil; l = l.Parent {
-		if l.source != nil && lazy(l.source.Desc) {
+		if l.source != nil && Lazy(l.source.Desc) {
 			return true
 		}
 	}

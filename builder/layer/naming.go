@@ -42,14 +42,22 @@ func (img Image) names() names {
 		sum := sha256.Sum256([]byte(below))
 		below = hex.EncodeToString(sum[:])
 		n.blobs = append(n.blobs, "sha256:"+below)
-		n.lazy = append(n.lazy, lazy(l))
+		n.lazy = append(n.lazy, Lazy(l))
 	}
 	return n
 }
 
-// lazy tells whether the blob has a table of contents that the image vouches for.
-func lazy(desc ocispec.Descriptor) bool {
-	return desc.Annotations[estargz.TOCJSONDigestAnnotation] != ""
+// nydusBlob is the annotation, and the label, of layers that nydus-snapshotter
+// shows without fetching them; what they hold is in a layer above.
+const nydusBlob = "containerd.io/snapshot/nydus-blob"
+
+// Lazy tells whether a layer may be shown without being fetched, by a snapshotter
+// that knows its kind: it has a table of contents that the image vouches for, or is
+// one of nydus's.
+func Lazy(desc ocispec.Descriptor) bool { return lazyBy(desc.Annotations) }
+
+func lazyBy(labels map[string]string) bool {
+	return labels[estargz.TOCJSONDigestAnnotation] != "" || labels[nydusBlob] != ""
 }
 
 // wanted is the name that layer i is to have, on the layer that is called parent,
@@ -78,8 +86,7 @@ func (s *Store) trusted(ctx context.Context, img Image, i int, name string) (boo
 		if err != nil {
 			return false, err
 		}
-		toc, l := info.Labels[estargz.TOCJSONDigestAnnotation], img.Layers[i]
-		if toc != "" && info.Labels[labelChecked] == "" && !shownFrom(info, l) {
+		if lazyBy(info.Labels) && info.Labels[labelChecked] == "" && !shownFrom(info, img.Layers[i]) {
 			return false, nil
 		}
 		name = info.Parent
@@ -96,5 +103,6 @@ func shownFrom(info snapshots.Info, l ocispec.Descriptor) bool {
 			return false
 		}
 	}
-	return true
+	// Nydus's have nothing else that says which blob it is.
+	return info.Labels[nydusBlob] == "" || info.Labels["containerd.io/snapshot/cri.layer-digest"] != ""
 }

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,8 +19,8 @@ import (
 	"github.com/kiln-build/kiln/builder/event"
 )
 
-// lazySnapshots shows the layers that have a table of contents: what that says is
-// the content of their only file.
+// lazySnapshots shows the layers that have a table of contents, or are of nydus's:
+// what the annotation says is the content of their only file.
 type lazySnapshots struct {
 	snapshots.Snapshotter
 	t       *testing.T
@@ -33,7 +34,7 @@ func (l *lazySnapshots) Prepare(ctx context.Context, key, parent string, opts ..
 			return nil, err
 		}
 	}
-	toc, target := info.Labels[estargz.TOCJSONDigestAnnotation], info.Labels[snapshots.LabelSnapshotRef]
+	toc, target := cmp.Or(info.Labels[estargz.TOCJSONDigestAnnotation], info.Labels[nydusBlob]), info.Labels[snapshots.LabelSnapshotRef]
 	mounts, err := l.Snapshotter.Prepare(ctx, key, parent, opts...)
 	if err != nil || toc == "" || target == "" || l.decline {
 		return mounts, err
@@ -52,10 +53,13 @@ func (l *lazySnapshots) Prepare(ctx context.Context, key, parent string, opts ..
 	return nil, fmt.Errorf("snapshot %s: %w", target, errdefs.ErrAlreadyExists)
 }
 
-func lazyLayer(text string) ocispec.Descriptor {
+// lazyKinds are the annotations that layers are lazy by.
+var lazyKinds = []string{estargz.TOCJSONDigestAnnotation, nydusBlob}
+
+func lazyLayer(kind, text string) ocispec.Descriptor {
 	return ocispec.Descriptor{
 		MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString(text), Size: 1,
-		Annotations: map[string]string{estargz.TOCJSONDigestAnnotation: text, "containerd.io/snapshot/cri.layer-digest": digest.FromString(text).String()},
+		Annotations: map[string]string{kind: text, "containerd.io/snapshot/cri.layer-digest": digest.FromString(text).String()},
 	}
 }
 
@@ -73,6 +77,12 @@ func contentOf(t *testing.T, ctx context.Context, s *Store, l *Layer, name strin
 // can check doesn't become the other one.
 func TestLies(t *testing.T) {
 	t.Parallel()
+	for _, kind := range lazyKinds {
+		t.Run(filepath.Base(kind), func(t *testing.T) { testLies(t, kind) })
+	}
+}
+
+func testLies(t *testing.T, kind string) {
 	ctx, s := open(t)
 	s.store.Snapshots = &lazySnapshots{Snapshotter: s.store.Snapshots, t: t}
 	honest, id := blob(t, ctx, s.store, file{"file", "honest"})
@@ -85,7 +95,7 @@ func TestLies(t *testing.T) {
 		}
 		return l
 	}
-	evil := unpack(Image{Layers: []ocispec.Descriptor{lazyLayer("evil"), above}, DiffIDs: good.DiffIDs})
+	evil := unpack(Image{Layers: []ocispec.Descriptor{lazyLayer(kind, "evil"), above}, DiffIDs: good.DiffIDs})
 	if got := contentOf(t, ctx, s, evil, "file"); got != "evil" {
 		t.Errorf("the lazy image holds %q", got)
 	}
@@ -93,7 +103,7 @@ func TestLies(t *testing.T) {
 	if got := contentOf(t, ctx, s, l, "file"); got != "honest" || l.Name != identity.ChainID(good.DiffIDs).String() {
 		t.Errorf("the honest image, called %s, holds %q", l.Name, got)
 	}
-	if again := unpack(Image{Layers: []ocispec.Descriptor{lazyLayer("evil"), above}, DiffIDs: good.DiffIDs}); again.Name != l.Name {
+	if again := unpack(Image{Layers: []ocispec.Descriptor{lazyLayer(kind, "evil"), above}, DiffIDs: good.DiffIDs}); again.Name != l.Name {
 		t.Errorf("what was checked isn't used: %s", again.Name)
 	}
 }
@@ -102,11 +112,17 @@ func TestLies(t *testing.T) {
 // called by its chain ID as containerd's clients do.
 func TestOthersLies(t *testing.T) {
 	t.Parallel()
+	for _, kind := range lazyKinds {
+		t.Run(filepath.Base(kind), func(t *testing.T) { testOthersLies(t, kind) })
+	}
+}
+
+func testOthersLies(t *testing.T, kind string) {
 	ctx, s := open(t)
 	lazy := &lazySnapshots{Snapshotter: s.store.Snapshots, t: t}
 	s.store.Snapshots = lazy
 	honest, id := blob(t, ctx, s.store, file{"file", "honest"})
-	labels := maps.Clone(lazyLayer("evil").Annotations)
+	labels := maps.Clone(lazyLayer(kind, "evil").Annotations)
 	labels[snapshots.LabelSnapshotRef] = id.String()
 	if _, err := lazy.Prepare(s.store.Context(ctx), "theirs", "", snapshots.WithLabels(labels)); !errdefs.IsAlreadyExists(err) {
 		t.Fatal(err)
@@ -121,7 +137,7 @@ func TestOthersLies(t *testing.T) {
 			t.Errorf("the honest image, called %s, holds %q", l.Name, got)
 		}
 	}
-	l, err := s.Unpack(ctx, Image{Layers: []ocispec.Descriptor{lazyLayer("evil")}, DiffIDs: []digest.Digest{id}}, event.Progress{})
+	l, err := s.Unpack(ctx, Image{Layers: []ocispec.Descriptor{lazyLayer(kind, "evil")}, DiffIDs: []digest.Digest{id}}, event.Progress{})
 	if err != nil || l.Name != id.String() {
 		t.Errorf("the image that they pulled isn't used as it lies: %v, %v", l, err)
 	}

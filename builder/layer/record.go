@@ -47,6 +47,7 @@ const AnnotationSource = "kiln.build/source"
 // parts of a lazily pulled blob lie, and from where the blob came.
 var keptAnnotations = []string{
 	"containerd.io/snapshot/stargz/",
+	"containerd.io/snapshot/nydus-",
 	"io.containers.estargz.",
 	"io.github.containers.zstd-chunked.",
 	"io.containers.zstd-chunked.",

@@ -150,7 +150,7 @@ func (u *unpacking) commit(ctx context.Context, i int, parent string, c commit) 
 // shown adds what a lazy snapshotter was told of the layer that the tree has in
 // place of layer i, so that it can show it under another name.
 func (u *unpacking) shown(ctx context.Context, i int, labels map[string]string) error {
-	if len(u.tree) == 0 || !lazy(u.img.Layers[i]) {
+	if len(u.tree) == 0 || !Lazy(u.img.Layers[i]) {
 		return nil
 	}
 	info, err := u.s.store.Snapshots.Stat(ctx, u.tree[i].Name)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,8 +37,8 @@ func StartCluster(t testing.TB, users map[string]string) *Cluster {
 		}
 	}
 	etcd := "http://" + addresses[0]
-	startServer(t, exec.Command("etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", "http://"+addresses[1], "--unsafe-no-fsync"), filepath.Join(dir, "etcd.log"), func() error { return answersOK(http.DefaultClient, etcd+"/health") })
+	StartServer(t, dir, func() error { return answersOK(http.DefaultClient, etcd+"/health") }, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+		"--listen-peer-urls", "http://"+addresses[1], "--unsafe-no-fsync")
 	tokens := fmt.Sprintf("%s,admin,admin,system:masters\n", c.admin)
 	for token, name := range users {
 		tokens += fmt.Sprintf("%s,%s,%[2]s\n", token, name)
@@ -55,21 +54,12 @@ func StartCluster(t testing.TB, users map[string]string) *Cluster {
 	}
 	_, port, _ := net.SplitHostPort(addresses[2])
 	c.URL = "https://" + addresses[2]
-	startServer(t, exec.Command("kube-apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port,
+	StartServer(t, dir, func() error { return answersOK(c.client, c.URL+"/readyz") }, "kube-apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port,
 		"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none", "--cert-dir", filepath.Join(dir, "certs"),
 		"--token-auth-file", filepath.Join(dir, "tokens.csv"), "--authorization-mode", "RBAC", "--service-cluster-ip-range", "198.51.100.0/24",
 		"--service-account-key-file", filepath.Join(dir, "account.key"), "--service-account-signing-key-file", filepath.Join(dir, "account.key"),
-		"--service-account-issuer", "https://cluster.test"), filepath.Join(dir, "apiserver.log"), func() error { return answersOK(c.client, c.URL+"/readyz") })
+		"--service-account-issuer", "https://cluster.test")
 	return c
-}
-
-func startServer(t testing.TB, cmd *exec.Cmd, log string, ready func() error) {
-	t.Helper()
-	s, err := serve(cmd, log, ready)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Kill() }) // there is nothing that it could lose
 }
 
 func answersOK(client *http.Client, url string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -59,6 +60,17 @@ func serve(cmd *exec.Cmd, log string, ready func() error) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("%s is not ready within %v: %w\n%s", cmd.Path, startLimit, err, s.Log()), s.Stop())
 	}
 	return s, nil
+}
+
+// StartServer starts a program that has nothing to lose, with its log in a folder,
+// waits until ready succeeds, and kills it when the test ends.
+func StartServer(t testing.TB, dir string, ready func() error, program string, args ...string) {
+	t.Helper()
+	s, err := serve(exec.Command(program, args...), filepath.Join(dir, program+".log"), ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Kill() }) // it may have ended
 }
 
 // Stop asks the server to end and waits. One that has ended by itself, that ends

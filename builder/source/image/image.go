@@ -231,8 +231,8 @@ func (s *Source) local(ctx context.Context, req request, p *puller) (*image, err
 func (img *image) key() digest.Digest {
 	text := "image\x00" + img.chain().String()
 	for _, l := range img.layers {
-		if toc := l.Annotations[estargz.TOCJSONDigestAnnotation]; toc != "" {
-			text += "\x00" + l.Digest.String() + "\x00" + toc
+		if layer.Lazy(l) {
+			text += "\x00" + l.Digest.String() + "\x00" + l.Annotations[estargz.TOCJSONDigestAnnotation]
 		}
 	}
 	return digest.FromString(text)

@@ -125,3 +125,22 @@ func TestLayoutNamesARegistry(t *testing.T) {
 		t.Error("the image itself was changed")
 	}
 }
+
+// TestLabelsOfLayers: lazy snapshotters are told where a layer is from, each by the
+// labels that it knows; others are told nothing.
+func TestLabelsOfLayers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	annotated := func(key string) ocispec.Descriptor {
+		return ocispec.Descriptor{Digest: digest.FromString(key), Annotations: map[string]string{key: "x"}}
+	}
+	layers := []ocispec.Descriptor{annotated(estargz.TOCJSONDigestAnnotation), annotated("containerd.io/snapshot/nydus-blob"), annotated(nydusBootstrap), annotated("plain")}
+	job, _ := jobFor()
+	p := pinned{image: &image{layers: layers, path: []ocispec.Descriptor{{Digest: digest.FromString("manifest")}}}}
+	got := f.lazyLayers(job, request{ref: ref{Name: "r.example/a:1", Host: "r.example", Repo: "a"}}, p)
+	for i, want := range []struct{ cri, stargz string }{{"r.example/a:1", "r.example/a:1"}, {"r.example/a:1", ""}, {"r.example/a:1", ""}, {"", ""}} {
+		if a := got[i].Annotations; a["containerd.io/snapshot/cri.image-ref"] != want.cri || a[stargzReference] != want.stargz {
+			t.Errorf("layer %d: %v", i, a)
+		}
+	}
+}

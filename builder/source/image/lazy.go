@@ -26,6 +26,10 @@ const (
 	stargzLayers    = "containerd.io/snapshot/remote/stargz.layers"
 )
 
+// nydusBootstrap is on the layer that has the table of contents of all of a nydus
+// image's layers (nydus-snapshotter, pkg/label).
+const nydusBootstrap = "containerd.io/snapshot/nydus-bootstrap"
+
 // lazyLayers are the image's layers with annotations that tell lazy snapshotters,
 // whoever's they are, where a layer is to be had, and exporters in which
 // repository a registry has it.
@@ -43,17 +47,21 @@ func (s *Source) lazyLayers(job schedule.Job, req request, p pinned) []ocispec.D
 		from, _ := sourceLabels(req.ref)
 		a[from] = req.ref.Repo
 		a[layer.AnnotationSource] = req.ref.Host + "/" + req.ref.Repo
-		if toc := a[estargz.TOCJSONDigestAnnotation]; toc != "" {
-			rest := p.neighbours(i)
+		rest := p.neighbours(i)
+		if layer.Lazy(l) || l.Annotations[nydusBootstrap] != "" {
 			maps.Copy(a, map[string]string{
 				snapshotters.TargetRefLabel:            req.ref.Name,
 				snapshotters.TargetManifestDigestLabel: p.path[len(p.path)-1].Digest.String(),
 				snapshotters.TargetLayerDigestLabel:    l.Digest.String(),
 				snapshotters.TargetImageLayersLabel:    rest,
-				stargzReference:                        req.ref.Name,
-				stargzDigest:                           l.Digest.String(),
-				stargzLayers:                           rest,
-				labelGrant:                             grant,
+			})
+		}
+		if a[estargz.TOCJSONDigestAnnotation] != "" {
+			maps.Copy(a, map[string]string{
+				stargzReference: req.ref.Name,
+				stargzDigest:    l.Digest.String(),
+				stargzLayers:    rest,
+				labelGrant:      grant,
 			})
 		}
 		l.Annotations = a
