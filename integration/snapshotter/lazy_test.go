@@ -33,7 +33,7 @@ func pushLazy(t *testing.T, r *testbed.Registry, format testbed.LazyFormat) *laz
 	t.Cleanup(i.Close)
 	img, err := testbed.Busybox()
 	if err == nil {
-		img, err = testbed.WithNoise(img, int64(crc32.ChecksumIEEE([]byte(i.Host))), 40, 512<<10)
+		img, err = testbed.WithOtherNoise(img, int64(crc32.ChecksumIEEE([]byte(i.Host))), 40, 512<<10)
 	}
 	if err == nil {
 		img, err = testbed.Lazy(img, format)

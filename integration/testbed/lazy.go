@@ -36,9 +36,11 @@ const (
 )
 
 // WithNoise puts a layer of n files below /noise on an image: nothing makes them
-// smaller, each has size bytes and is called by its number. What they hold depends
-// on the seed.
-func WithNoise(img v1.Image, seed int64, n, size int) (v1.Image, error) {
+// smaller, each has size bytes and is called by its number.
+func WithNoise(img v1.Image, n, size int) (v1.Image, error) { return WithOtherNoise(img, 1, n, size) }
+
+// WithOtherNoise is WithNoise of which each seed gives other files.
+func WithOtherNoise(img v1.Image, seed int64, n, size int) (v1.Image, error) {
 	contents := map[string][]byte{}
 	random := rand.New(rand.NewSource(seed))
 	for i := range n {
