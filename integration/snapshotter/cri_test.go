@@ -140,5 +140,5 @@ func (b *bed) crictl(args ...string) string {
 }
 
 func (b *bed) crictlCmd(args ...string) *exec.Cmd {
-	return exec.Command("crictl", append([]string{"--config", os.DevNull, "--runtime-endpoint", "unix://" + b.containerd.Socket}, args...)...)
+	return exec.Command("crictl", append([]string{"--config", os.DevNull, "--timeout", "1m", "--runtime-endpoint", "unix://" + b.containerd.Socket}, args...)...)
 }
