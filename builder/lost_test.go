@@ -13,7 +13,8 @@ import (
 // made again.
 func TestLost(t *testing.T) {
 	for name, lost := range map[string]string{
-		"tree": filepath.Join("trees", "*"), "journal": "journal.db", "all that is private": "*",
+		"tree": filepath.Join("snapshots-overlayfs", "dirs", "*"), "names": filepath.Join("snapshots-overlayfs", "engine.db"),
+		"leases": filepath.Join("private", "journal.db"), "all that is private": filepath.Join("private", "*"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
@@ -31,7 +32,7 @@ func TestLost(t *testing.T) {
 				})
 			}
 			build(false)
-			found, err := filepath.Glob(filepath.Join(root, "containerd", "private", lost))
+			found, err := filepath.Glob(filepath.Join(root, "containerd", lost))
 			if err != nil || len(found) == 0 {
 				t.Fatalf("there is nothing to lose: %v", err)
 			}

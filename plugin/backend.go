@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/embedded"
 	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/builder/store/private"
 	"github.com/kiln-build/kiln/plugin/config"
 	"github.com/kiln-build/kiln/snapshotter/lazy"
 )
@@ -102,11 +103,20 @@ func openHost(ctx context.Context, cfg config.Config, sn *snapshots) (*store.Sto
 	if err != nil || sn == nil {
 		return st, err
 	}
-	if err := sn.reached(ctx, st); err != nil {
+	ours, err := sn.reached(ctx, st)
+	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	st.Offer = func(name, target string) (map[string]string, func(), error) {
-		return sn.Offer(st.Namespace, name, target)
+	root := filepath.Join(cfg.Root, "private")
+	if !ours {
+		if err := private.Clear(ctx, st, sn.Snapshotter, root); err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+		return st, nil
 	}
-	return st, nil
+	wrapped, err := private.Wrap(ctx, st, sn.Snapshotter, root)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return wrapped, nil
 }

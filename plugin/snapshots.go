@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	containerdsnapshots "github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/kiln-build/kiln/builder/session/registry"
@@ -62,19 +63,21 @@ func openSnapshots(ctx context.Context, cfg config.Config, regs *registry.Regist
 // there again; it tries every 3 seconds at least.
 const reachTime = 20 * time.Second
 
-// reached returns once containerd reaches the snapshotter that the store uses.
-// After a restart of ours it may not do so yet, and calls would fail.
-func (s *snapshots) reached(ctx context.Context, st *store.Store) error {
+// reached returns once containerd reaches the snapshotter that the store uses, and
+// says whether that is this one. After a restart of ours it may not do so yet, and
+// calls would fail.
+func (s *snapshots) reached(ctx context.Context, st *store.Store) (ours bool, _ error) {
 	ctx, cancel := context.WithTimeout(st.Context(ctx), reachTime)
 	defer cancel()
 	key := "kiln-probe-" + rand.Text()
 	for {
-		_, err := st.Snapshots.View(ctx, key, "")
+		_, err := st.Snapshots.View(ctx, key, "", containerdsnapshots.WithLabels(map[string]string{"containerd.io/gc.root": "now"}))
 		if err == nil {
+			ours = s.Knows(st.Namespace, key)
 			if err = st.Snapshots.Remove(ctx, key); errdefs.IsNotFound(err) { // collected
 				err = nil
 			}
-			return err
+			return ours, err
 		}
 		select {
 		case <-ctx.Done():
@@ -84,7 +87,7 @@ func (s *snapshots) reached(ctx context.Context, st *store.Store) error {
 			}
 		}
 		// Not that containerd were unavailable, which would be waited for.
-		return fmt.Errorf("containerd on %s can't use snapshotter %s, look at [proxy_plugins] in its configuration: %s: %w", st.Host.Address, st.Snapshotter, err.Error(), errdefs.ErrFailedPrecondition)
+		return false, fmt.Errorf("containerd on %s can't use snapshotter %s, look at [proxy_plugins] in its configuration: %s: %w", st.Host.Address, st.Snapshotter, err.Error(), errdefs.ErrFailedPrecondition)
 	}
 }
 

@@ -65,10 +65,8 @@ func TestAliasOfAPrivateSnapshot(t *testing.T) {
 	s := open(t, Config{})
 	p := s.Private()
 	layer(t, s, "ns/1/sha256:base", "", "base")
-	if err := s.Keep(background, "ns", "sha256:base"); err != nil {
-		t.Fatal(err)
-	}
-	layer(t, p, "one", "sha256:base", "one")
+	kept := keep(t, s, "ns", "sha256:base")
+	layer(t, p, "one", kept, "one")
 	layer(t, p, "two", "one", "two")
 	if got := walk(t, s); got != "ns/1/sha256:base" {
 		t.Errorf("containerd sees %q", got)
@@ -85,18 +83,22 @@ func TestAliasOfAPrivateSnapshot(t *testing.T) {
 	if got := files(t, s, "ns/77/sha256:two"); got != "base one two" {
 		t.Errorf("files %q", got)
 	}
-	if u := usage(t, p, "two"); u.Size != 0 {
-		t.Errorf("bytes count here and in containerd: %+v", u)
+	whole := usage(t, p, "two")
+	if u := usage(t, s, "ns/77/sha256:two"); u != whole || whole.Size == 0 {
+		t.Errorf("usage %+v, in containerd %+v", whole, u)
+	}
+	if u := usage(t, p, kept); u.Size != 0 {
+		t.Errorf("what is kept counts: %+v", u)
 	}
 	// The image goes, then the record; neither breaks the other.
 	remove(t, s, "ns/77/sha256:two", "ns/77/sha256:one", "ns/1/sha256:base")
 	if got := files(t, p, "two"); got != "base one two" {
 		t.Errorf("files %q", got)
 	}
-	if u := usage(t, p, "two"); u.Size == 0 {
-		t.Error("bytes don't count any more")
+	if u := usage(t, p, "two"); u != whole {
+		t.Errorf("usage %+v, was %+v", u, whole)
 	}
-	remove(t, p, "two", "one", "sha256:base")
+	remove(t, p, "two", "one", kept)
 	if n := dirs(t, s); n != 0 {
 		t.Errorf("%d directories", n)
 	}

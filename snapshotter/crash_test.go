@@ -26,10 +26,7 @@ func filled(t *testing.T) *Snapshotter {
 	if _, err := s.View(background, "ns/5/nothing", ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Keep(background, "ns", "top"); err != nil {
-		t.Fatal(err)
-	}
-	layer(t, s.Private(), "mine", "top", "mine")
+	layer(t, s.Private(), "mine", keep(t, s, "ns", "top"), "mine")
 	if err := publish(t, s, "", "mine", "ns/2/top", "sha256:mine"); !errdefs.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
@@ -76,7 +73,7 @@ func TestKilled(t *testing.T) {
 		t.Errorf("files %q", got)
 	}
 	layer(t, s2.Private(), "more", "mine", "more") // under an id that nothing has
-	remove(t, s2.Private(), "more", "mine", "top", "base")
+	remove(t, s2.Private(), "more", "mine", "kept/2/top", "kept/1/base")
 	if n := dirs(t, s2); n != 0 {
 		t.Errorf("%d directories", n)
 	}
@@ -270,7 +267,7 @@ func TestReconcile(t *testing.T) {
 	if got := walk(t, s2); got != "ns/1/base ns/2/top ns/3/active ns/4/view ns/5/nothing" {
 		t.Errorf("there are %q", got)
 	}
-	if got := walk(t, s2.Private()); got != "base top" {
+	if got := walk(t, s2.Private()); got != "kept/1/base kept/2/top" {
 		t.Errorf("private: %q", got)
 	}
 	if n := dirs(t, s2); n != 3 {

@@ -26,21 +26,19 @@
 // the name is there now, and containerd's metadata know it. Tickets are made in
 // this process only, since labels may come from the annotations of an image.
 //
-// # How the engine is to use the private space
+// # How the engine uses the private space
 //
-// It doesn't yet, see docs/design.md. [Private] is a [snapshots.Snapshotter], so
-// whoever can make layers with one can make them there. What stands on a layer of
-// containerd is made after [Snapshotter.Keep], which gives that layer and all below
-// it private names: then the directories outlast the image. Nothing removes private
-// names but Remove; the engine's records are to own them. To publish:
-// Offer("", name, chainID).
+// [Private] is a [snapshots.Snapshotter]. What stands on a layer of containerd is
+// made after [Snapshotter.Keep], which gives that layer and all below it private
+// names: then the directories outlast the image. Nothing removes private names but
+// Remove, as builder/store/private does. To publish: Offer("", name, chainID).
 //
 // # Usage
 //
-// The bytes of a directory with several names count once: for its oldest name
-// in containerd's space, or else for its oldest private one. The others have
-// none; an alias says in the label [LabelShares] with whom it shares. When the
-// name that counted is removed, the next one counts.
+// The bytes of a directory with several names count once in each space: for its
+// oldest name there. The others have none; an alias says in the label
+// [LabelShares] with whom it shares. When the name that counted is removed, the
+// next one counts. Names that Keep has given count nothing.
 //
 // # Lazy layers
 //

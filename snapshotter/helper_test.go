@@ -100,6 +100,19 @@ func files(t *testing.T, sn snapshots.Snapshotter, name string) string {
 	return strings.Join(names, " ")
 }
 
+// keep is the private name that Keep gives a snapshot.
+func keep(t *testing.T, s *Snapshotter, namespace, name string) string {
+	t.Helper()
+	kept, err := s.Keep(background, namespace, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := Kept(kept); got != name || !ok {
+		t.Errorf("%s is kept as %q", name, kept)
+	}
+	return kept
+}
+
 // dirs counts the directories, once what is to be removed is.
 func dirs(t *testing.T, s *Snapshotter) int {
 	t.Helper()

@@ -73,9 +73,7 @@ func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	s := open(t, Config{})
 	layer(t, s, "ns/1/base", "", "base")
-	if err := s.Keep(background, "ns", "base"); err != nil {
-		t.Fatal(err)
-	}
+	kept := keep(t, s, "ns", "base")
 	expected := func(err error) bool {
 		return err == nil || errdefs.IsAlreadyExists(err) || errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsInvalidArgument(err)
 	}
@@ -86,7 +84,7 @@ func TestConcurrent(t *testing.T) {
 			var sn snapshots.Snapshotter = s
 			base := "ns/1/base"
 			if worker%2 == 1 {
-				sn, base = s.Private(), "base"
+				sn, base = s.Private(), kept
 			}
 			for range 150 {
 				name := func() string { return fmt.Sprintf("ns/2/n%d", r.IntN(6)) }

@@ -62,7 +62,10 @@ func (e *entry) transient() bool {
 }
 
 // counts says whether bytes on disk may count for the name.
-func (e *entry) counts() bool { return e.kind != snapshots.KindView }
+func (e *entry) counts() bool {
+	_, kept := Kept(e.name)
+	return e.kind != snapshots.KindView && !kept
+}
 
 // newEntry checks what a caller wants to make.
 func newEntry(kind snapshots.Kind, name, parent string, opts []snapshots.Opt) (*entry, error) {

@@ -92,6 +92,14 @@ func (s *Snapshotter) Offer(namespace, name, target string) (labels map[string]s
 	return labels, func() { s.withdraw(id) }, nil
 }
 
+// Knows says whether containerd has a snapshot of the name in the namespace here.
+func (s *Snapshotter) Knows(namespace, name string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, err := s.findIn(namespace, name)
+	return err == nil
+}
+
 func (s *Snapshotter) withdraw(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,9 +23,9 @@ func (sp *space) Usage(ctx context.Context, name string) (snapshots.Usage, error
 	}
 	n := e.node
 	known := n != nil && n.usage != nil && e.kind == snapshots.KindCommitted
-	if known || n == nil || n.lazy != nil || n.counted() != e {
+	if known || n == nil || n.lazy != nil || sp.counted(n) != e {
 		defer sp.mu.Unlock()
-		if known && n.counted() == e {
+		if known && sp.counted(n) == e {
 			return *n.usage, nil
 		}
 		return snapshots.Usage{}, nil
@@ -46,21 +46,15 @@ func (sp *space) Usage(ctx context.Context, name string) (snapshots.Usage, error
 	return u, nil
 }
 
-// counted is the name for which the bytes of the directory count; nil for none.
-// disk.mu is held.
-func (n *node) counted() *entry {
-	if len(n.names) == 0 {
-		return nil
-	}
-	return slices.MinFunc(n.names, func(x, y *entry) int {
-		if x.private != y.private {
-			if y.private {
-				return -1
-			}
-			return 1
+// counted is the name in the space for which the bytes of the directory count; nil
+// for none. disk.mu is held.
+func (sp *space) counted(n *node) (oldest *entry) {
+	for _, e := range n.names {
+		if e.private == (sp.which == private) && (oldest == nil || e.created.Before(oldest.created)) {
+			oldest = e
 		}
-		return x.created.Compare(y.created)
-	})
+	}
+	return oldest
 }
 
 func (d *disk) measure(ctx context.Context, n *node) (snapshots.Usage, error) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
@@ -72,7 +71,7 @@ func (b Blob) Lazy() bool { return Lazy(b.Desc) }
 
 // Blobs returns the layers' blobs, lowest first. Those that don't exist yet are
 // made, several at a time; the same layer and compression always make the same
-// bytes. Blobs live as long as the layers' snapshots, and are on their leases.
+// bytes. Blobs live as long as the layers' snapshots.
 func (s *Store) Blobs(ctx context.Context, l *Layer, c Compression, progress event.Progress) ([]Blob, error) {
 	if err := c.options().Check(); err != nil {
 		return nil, err
@@ -135,32 +134,7 @@ func (s *Store) blob(ctx context.Context, l *Layer, c Compression, progress even
 	}
 	item := progress.Begin("compressing layer " + l.Name)
 	defer item.Done()
-	b, err := s.makeBlob(ctx, l, r, source)
-	if err == nil && old != nil {
-		err = s.disown(ctx, l, *old)
-	}
-	return b, err
-}
-
-// disown takes a blob that is written down no more off the layer's lease.
-func (s *Store) disown(ctx context.Context, l *Layer, old Blob) error {
-	if l.Lease == "" {
-		return nil
-	}
-	info, err := s.store.Snapshots.Stat(ctx, l.Name)
-	if err != nil {
-		return err
-	}
-	for k, v := range info.Labels {
-		if strings.HasPrefix(k, labelBlobRef) && v == old.Desc.Digest.String() {
-			return nil
-		}
-	}
-	err = s.store.Leases.DeleteResource(ctx, leases.Lease{ID: l.Lease}, contentResource(old))
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	return err
+	return s.makeBlob(ctx, l, r, source)
 }
 
 // source is the blob that a layer came from, nil for none.

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 // Files returns a directory with the layer's tree for code of this process that
@@ -22,12 +20,10 @@ func (s *Store) Files(ctx context.Context, l *Layer) (dir string, release func()
 	if l == nil || l.dir == "" {
 		return s.Mount(ctx, l)
 	}
-	// A private tree may be moved at any time, see store/private.
-	f, err := os.OpenFile(l.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if _, err := os.Stat(l.dir); err != nil {
 		return s.Mount(ctx, l)
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", f.Fd()), sync.OnceFunc(func() { f.Close() }), nil
+	return l.dir, func() {}, nil
 }
 
 // Files returns a directory with the tree for code of this process. It is
@@ -42,14 +38,15 @@ func (w *Workspace) Files(ctx context.Context) (string, error) {
 	return w.Dir(ctx)
 }
 
-// stays are the snapshotters that leave a tree where it is when they commit it.
+// stays are the snapshotters, beside kiln's own, that leave a tree where it is
+// when they commit it.
 var stays = map[string]bool{"overlayfs": true, "fuse-overlayfs": true, "native": true}
 
 // committedDir is the directory that has all of the tree once it is committed;
 // "" where that isn't known.
 func (w *Workspace) committedDir() string {
 	dir, ok := singleDir(w.tree.mounts)
-	if !ok || !stays[w.s.store.Snapshotter] {
+	if !ok || w.s.store.Offer == nil && !stays[w.s.store.Snapshotter] {
 		return ""
 	}
 	return dir

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/kiln-build/kiln/builder/layer/changes"
+	"github.com/kiln-build/kiln/builder/store"
 )
 
 // An overlay shows 500 directories at most, and each costs time. So when so many
@@ -114,7 +115,9 @@ func (s *Store) merge(ctx context.Context, g *ground) (*ground, error) {
 // makeMerged makes the snapshot; with is the one that keeps the same files.
 func (s *Store) makeMerged(ctx context.Context, merged *ground, with string, uppers []changes.Upper) (err error) {
 	key := "kiln-work-" + strings.ToLower(rand.Text())
-	mounts, err := s.store.Snapshots.Prepare(ctx, key, merged.below.snapshot(), snapshots.WithLabels(s.passing()))
+	own := s.passing()
+	own[store.LabelPrivate] = "true"
+	mounts, err := s.store.Snapshots.Prepare(ctx, key, merged.below.snapshot(), snapshots.WithLabels(own))
 	if err != nil {
 		return err
 	}

@@ -20,12 +20,13 @@ import (
 	"github.com/kiln-build/kiln/builder/store"
 	"github.com/kiln-build/kiln/builder/store/embedded"
 	"github.com/kiln-build/kiln/builder/store/host"
+	"github.com/kiln-build/kiln/builder/store/private"
 	"github.com/kiln-build/kiln/builder/store/storetest"
 )
 
 // backends are what the tests run on: the snapshotters of an embedded store,
-// and a containerd.
-var backends = []string{"overlayfs", "fuse-overlayfs", "native", "host"}
+// and a containerd with its own and with kiln's.
+var backends = []string{"overlayfs", "fuse-overlayfs", "native", "host", "kiln"}
 
 // open gives a layer store on an embedded store, and a context with a lease.
 // At the end nothing may be mounted.
@@ -61,9 +62,16 @@ func openStore(t testing.TB, backend, root string) (st *store.Store) {
 	t.Helper()
 	ctx := context.Background()
 	var err error
-	if backend == "host" {
+	switch backend {
+	case "host":
 		st, err = host.Open(ctx, host.Config{Address: storetest.Containerd(t), Namespace: "test"})
-	} else {
+	case "kiln":
+		address, sn := storetest.ContainerdOnKiln(t)
+		st, err = host.Open(ctx, host.Config{Address: address, Namespace: "test", Snapshotter: "kiln"})
+		if err == nil {
+			st, err = private.Wrap(ctx, st, sn, filepath.Join(root, "private"))
+		}
+	default:
 		st, err = embedded.Open(ctx, embedded.Config{Root: filepath.Join(root, "store"), Snapshotter: backend})
 	}
 	if err != nil {

@@ -22,8 +22,7 @@ type Layer struct {
 	// Created is when the tree was made, not when it came to this machine.
 	Created     time.Time
 	Description string
-	// Lease is the one that the layer was made or found under, to which its
-	// blobs are added; "" for none.
+	// Lease is the one that the layer was made or found under; "" for none.
 	Lease string
 
 	// dir, if not "", has all of the tree; for [Store.Files].

@@ -56,17 +56,7 @@ func (s *Store) makeBlob(ctx context.Context, l *Layer, r recipe, source *Blob) 
 	if err != nil {
 		return Blob{}, err
 	}
-	if l.Lease != "" {
-		err := s.store.Leases.AddResource(ctx, leases.Lease{ID: l.Lease}, contentResource(b))
-		if err != nil && !errdefs.IsNotFound(err) {
-			return Blob{}, fmt.Errorf("keep blob %s: %w", b.Desc.Digest, err)
-		}
-	}
 	return b, s.recordBlob(ctx, l.Name, r.name(), b)
-}
-
-func contentResource(b Blob) leases.Resource {
-	return leases.Resource{ID: b.Desc.Digest.String(), Type: "content"}
 }
 
 // unpacked decompresses a blob in the content store.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,8 +178,8 @@ func (u *unpacking) offer(ctx context.Context, i int, prepare map[string]string)
 		return false, func() {}
 	}
 	maps.Copy(prepare, more)
-	delete(prepare, labelTransient)                      // what comes of it stays
-	prepare[labelLinked] = linkedText(0, u.tree[i].Name) // the snapshotter counts its bytes once
+	delete(prepare, labelTransient)                                  // what comes of it stays
+	prepare[labelLinked] = linkedText(math.MaxInt64, u.tree[i].Name) // all that it has
 	return true, withdraw
 }
 

@@ -42,9 +42,7 @@ type Meta struct {
 func (s *Store) NewWorkspace(ctx context.Context, parent *Layer) (*Workspace, error) {
 	key := "kiln-work-" + strings.ToLower(rand.Text())
 	labels := s.passing()
-	if parent == nil {
-		labels[store.LabelPrivate] = "true"
-	}
+	labels[store.LabelPrivate] = "true"
 	g, err := s.groundFor(ctx, parent)
 	if err != nil {
 		return nil, err

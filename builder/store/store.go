@@ -55,10 +55,9 @@ type Store struct {
 	Close func() error
 }
 
-// LabelPrivate is put, with any value, on leases and on snapshots without a parent:
-// containerd need not know of them as long as only the engine uses them, which
-// spares most of their cost. A store may take no notice. Names of private
-// snapshots must be unique for ever.
+// LabelPrivate is put, with any value, on leases and on snapshots of which
+// containerd need not know, which spares most of their cost: see store/private. A
+// store may take no notice. Names of private snapshots must be unique for ever.
 const LabelPrivate = "kiln.build/private"
 
 // HostInfo says which containerd a store belongs to.

@@ -247,8 +247,8 @@ func (b *bed) settled() {
 	b.Helper()
 	b.must(testbed.Eventually(20*time.Second, func() error {
 		mounts, err := testbed.Mounts(b.daemon.Root)
-		mounts = slices.DeleteFunc(mounts, func(m string) bool { // layers that are shown lazily stay
-			return strings.HasPrefix(m, filepath.Join(b.daemon.Root, "snapshots", "dirs"))
+		mounts = slices.DeleteFunc(mounts, func(m string) bool { // layers that are shown lazily stay, and networks for the next step
+			return strings.HasPrefix(m, filepath.Join(b.daemon.Root, "snapshots", "dirs")) || strings.HasPrefix(m, filepath.Join(b.daemon.Root, "bridge"))
 		})
 		if len(mounts) > 0 {
 			err = errors.Join(err, fmt.Errorf("mounted: %v", mounts))

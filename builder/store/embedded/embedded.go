@@ -71,12 +71,6 @@ func Open(ctx context.Context, cfg Config) (*store.Store, error) {
 		return nil, err
 	}
 	st, err := open(ctx, cfg)
-	if err == nil {
-		var under = st
-		if st, err = private.Wrap(ctx, under, filepath.Join(cfg.Root, "private")); err != nil {
-			err = errors.Join(err, under.Close())
-		}
-	}
 	if err != nil {
 		unlock()
 		return nil, err
@@ -144,9 +138,7 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Close:       func() error { return closeAll(closers) },
 	}
 	if own, ok := sn.(*snapshotter.Snapshotter); ok {
-		st.Offer = func(name, chainID string) (map[string]string, func(), error) {
-			return own.Offer(cfg.Namespace, name, chainID)
-		}
+		return private.Wrap(ctx, st, own, filepath.Join(cfg.Root, "private"))
 	}
 	return st, nil
 }

@@ -46,16 +46,12 @@ func overhead(root string) (int64, error) {
 
 // tree says whether a path is the directory in which a snapshotter of ours has
 // the files of a snapshot: snapshots-overlayfs/dirs/ID/fs,
-// snapshots-fuse-overlayfs/snapshots/ID/fs, snapshots-native/snapshots/ID or
-// private/trees/ID.
+// snapshots-fuse-overlayfs/snapshots/ID/fs or snapshots-native/snapshots/ID.
 func tree(root, name string) bool {
 	rel, err := filepath.Rel(root, name)
 	parts := strings.Split(rel, string(filepath.Separator))
 	if err != nil || len(parts) < 3 {
 		return false
-	}
-	if parts[0] == "private" {
-		return parts[1] == "trees" && len(parts) == 3
 	}
 	switch path.Join(parts[0], parts[1]) {
 	case "snapshots-overlayfs/dirs", "snapshots-" + fuseOverlayFS + "/snapshots":

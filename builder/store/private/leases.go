@@ -2,13 +2,10 @@ package private
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/filters"
 	"github.com/containerd/errdefs"
@@ -30,86 +27,60 @@ func (m manager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, 
 			return l, err
 		}
 	}
-	if l.ID == "" || l.Labels[store.LabelPrivate] == "" {
-		return m.create(ctx, l.ID, opts)
+	if l.ID != "" && l.Labels[store.LabelPrivate] != "" {
+		l.CreatedAt = time.Now().UTC()
+		return l, m.s.add(l.ID, &lease{Labels: l.Labels, Created: l.CreatedAt})
 	}
-	s := m.s
-	s.handing.Lock()
-	defer s.handing.Unlock()
-	if err := s.leased(ctx, l.ID); !errdefs.IsNotFound(err) {
-		return l, errors.Join(err, fmt.Errorf("lease %q: %w", l.ID, errdefs.ErrAlreadyExists))
+	if m.s.known(l.ID) {
+		return l, fmt.Errorf("lease %q: %w", l.ID, errdefs.ErrAlreadyExists)
 	}
-	l.CreatedAt = time.Now().UTC()
-	put(&s.journal, leaseKey(l.ID), lease{Labels: l.Labels, Created: l.CreatedAt})
-	return l, nil
+	l, err := m.Manager.Create(ctx, opts...)
+	if err != nil {
+		return l, err
+	}
+	return l, m.s.add(l.ID, &lease{Under: true})
 }
 
-func (m manager) create(ctx context.Context, id string, opts []leases.Opt) (leases.Lease, error) {
-	if _, ok, err := get[lease](&m.s.journal, leaseKey(id)); ok || err != nil {
-		return leases.Lease{}, errors.Join(err, fmt.Errorf("lease %q: %w", id, errdefs.ErrAlreadyExists))
+// add adds a lease to the tables.
+func (s *space) add(id string, l *lease) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leases[id] != nil {
+		return fmt.Errorf("lease %q: %w", id, errdefs.ErrAlreadyExists)
 	}
-	return m.Manager.Create(ctx, opts...)
+	s.leases[id] = l
+	s.journal.changed(id)
+	return nil
 }
 
-// leased fails with errdefs.ErrNotFound where there is no such lease.
-func (s *space) leased(ctx context.Context, id string) error {
-	if _, ok, err := get[lease](&s.journal, leaseKey(id)); ok || err != nil {
-		return err
-	}
-	_, err := s.under.Leases.ListResources(ctx, leases.Lease{ID: id})
-	return err
-}
-
-// Delete implements [leases.Manager]. The lease goes first, then what is private
-// on it: see [space.prepare].
+// Delete implements [leases.Manager]. What was private on the lease goes with the
+// next sweep.
 func (m manager) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
 	s := m.s
 	s.handing.Lock()
-	_, private, err := get[lease](&s.journal, leaseKey(l.ID))
-	if private {
-		s.remove(leaseKey(l.ID))
-	}
+	taken := s.take(l.ID)
 	s.handing.Unlock()
-	if err != nil {
-		return err
+	if taken != nil && !taken.Under {
+		return nil
 	}
-	err = m.Manager.Delete(ctx, l, opts...)
-	if private && errdefs.IsNotFound(err) {
-		err = nil
-	}
-	s.handing.Lock()
-	defer s.handing.Unlock()
-	return errors.Join(err, s.dropAll(l.ID))
+	return m.Manager.Delete(ctx, l, opts...)
 }
 
-// dropAll removes the private snapshots that are on a lease. space.handing is held.
-func (s *space) dropAll(id string) error {
+// take takes a lease out of the tables, and returns it; nil for none.
+func (s *space) take(id string) *lease {
 	s.mu.Lock()
-	for key, t := range s.active {
-		if t.Lease == id {
-			delete(s.active, key)
-			s.discard(t)
-		}
-	}
-	s.mu.Unlock()
-	var names []string
-	err := scan(&s.journal, onLease(id), func(name string, _ struct{}) error {
-		names = append(names, name)
+	defer s.mu.Unlock()
+	l := s.leases[id]
+	if l == nil {
 		return nil
-	})
-	if err != nil {
-		return err
 	}
-	for _, name := range names {
-		t, ok, err := s.committed(name)
-		if err != nil {
-			return err
-		}
-		if ok {
-			s.drop(name, t)
-		}
+	delete(s.leases, id)
+	s.journal.changed(id)
+	for name := range l.Names {
+		s.released(name)
+		s.sweeper.want()
 	}
-	return nil
+	return l
 }
 
 // List implements [leases.Manager].
@@ -118,28 +89,29 @@ func (m manager) List(ctx context.Context, fields ...string) ([]leases.Lease, er
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	var private []leases.Lease
-	err = scan(&m.s.journal, leaseKey(""), func(id string, l lease) error {
-		if filter.Match(adaptLease(id, l.Labels)) {
-			private = append(private, leases.Lease{ID: id, Labels: l.Labels, CreatedAt: l.Created})
+	s := m.s
+	// Those that are handed over between the two are never missed, and there once.
+	private := map[string]leases.Lease{}
+	s.mu.Lock()
+	for id, l := range s.leases {
+		if !l.Under && filter.Match(adaptLease(id, l.Labels)) {
+			private[id] = leases.Lease{ID: id, Labels: l.Labels, CreatedAt: l.Created}
 		}
-		return nil
-	})
+	}
+	s.mu.Unlock()
+	found, err := m.Manager.List(ctx, fields...)
 	if err != nil {
 		return nil, err
 	}
-	all, err := m.Manager.List(ctx, fields...)
-	if err != nil {
-		return nil, err
-	}
-	handed := map[string]bool{}
-	for _, l := range all {
-		handed[l.ID] = true
-	}
-	for _, l := range private {
-		if !handed[l.ID] {
+	var all []leases.Lease
+	for _, l := range found {
+		delete(private, l.ID)
+		if l.ID != s.needed.lease.ID {
 			all = append(all, l)
 		}
+	}
+	for _, l := range private {
+		all = append(all, l)
 	}
 	return all, nil
 }
@@ -151,26 +123,22 @@ func adaptLease(id string, labels map[string]string) filters.Adaptor {
 		case "id":
 			return id, true
 		case "labels":
-			return label(labels, path[1:])
+			v, ok := labels[strings.Join(path[1:], ".")]
+			return v, ok
 		}
 		return "", false
 	})
 }
 
-// label looks up what a filter names.
-func label(labels map[string]string, path []string) (string, bool) {
-	v, ok := labels[strings.Join(path, ".")]
-	return v, ok
-}
-
 // AddResource implements [leases.Manager].
 func (m manager) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
-	if strings.HasPrefix(r.Type, "snapshots/") {
-		if err := m.s.settle(ctx, r.ID); err != nil {
+	if r.Type == m.s.resource("").Type {
+		if _, ok := m.s.private(ctx, r.ID); ok {
+			_, err := m.s.hold(ctx, l.ID, r.ID)
 			return err
 		}
 	}
-	if err := m.s.handOverLease(ctx, l.ID); err != nil {
+	if err := m.s.handOver(ctx, l.ID); err != nil {
 		return err
 	}
 	return m.Manager.AddResource(ctx, l, r)
@@ -179,18 +147,14 @@ func (m manager) AddResource(ctx context.Context, l leases.Lease, r leases.Resou
 // DeleteResource implements [leases.Manager].
 func (m manager) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
 	s := m.s
-	s.handing.Lock()
-	t, ok, err := s.committed(r.ID)
-	ok = ok && strings.HasPrefix(r.Type, "snapshots/") && t.Lease == l.ID
-	if ok {
-		s.drop(r.ID, t)
-	}
-	s.handing.Unlock()
-	if ok || err != nil {
-		return err
-	}
-	if _, private, err := get[lease](&s.journal, leaseKey(l.ID)); private || err != nil {
-		return err // nothing else is on it
+	s.mu.Lock()
+	known := s.leases[l.ID]
+	private := known != nil && (!known.Under || known.Names[r.ID])
+	s.mu.Unlock()
+	if private {
+		s.release(l.ID, r.ID)
+		s.sweeper.want()
+		return nil
 	}
 	return m.Manager.DeleteResource(ctx, l, r)
 }
@@ -198,70 +162,104 @@ func (m manager) DeleteResource(ctx context.Context, l leases.Lease, r leases.Re
 // ListResources implements [leases.Manager].
 func (m manager) ListResources(ctx context.Context, l leases.Lease) ([]leases.Resource, error) {
 	s := m.s
-	_, private, err := get[lease](&s.journal, leaseKey(l.ID))
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]bool{}
-	err = scan(&s.journal, onLease(l.ID), func(name string, _ struct{}) error { found[name] = true; return nil })
-	if err != nil {
-		return nil, err
-	}
+	var all []leases.Resource
 	s.mu.Lock()
-	for key, t := range s.active {
-		if t.Lease == l.ID {
-			found[key] = true
+	known := s.leases[l.ID]
+	under := known == nil || known.Under
+	if known != nil {
+		for name := range known.Names {
+			all = append(all, s.resource(name))
 		}
 	}
 	s.mu.Unlock()
-	all, err := m.Manager.ListResources(ctx, l)
-	if err != nil && !(private && errdefs.IsNotFound(err)) {
-		return nil, err
+	if !under {
+		return all, nil
 	}
-	kind := "snapshots/" + s.under.Snapshotter
-	for _, r := range all {
-		if r.Type == kind {
-			delete(found, r.ID)
+	found, err := m.Manager.ListResources(ctx, l)
+	return append(all, found...), err
+}
+
+// hold puts a snapshot that is or will be private on a lease, and says whether it
+// wasn't there. It fails with errdefs.ErrNotFound where there is no such lease.
+func (s *space) hold(ctx context.Context, id, name string) (bool, error) {
+	if !s.known(id) { // somebody else may have made it meanwhile
+		if _, err := s.under.Leases.ListResources(ctx, leases.Lease{ID: id}); err != nil {
+			return false, err
+		}
+		if err := s.add(id, &lease{Under: true}); err != nil && !errdefs.IsAlreadyExists(err) {
+			return false, err
 		}
 	}
-	for name := range found {
-		all = append(all, leases.Resource{ID: name, Type: kind})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.leases[id]
+	if l == nil { // deleted meanwhile
+		return false, fmt.Errorf("lease %q: %w", id, errdefs.ErrNotFound)
 	}
-	return all, nil
-}
-
-// ingester is containerd's content store: what is written goes on a lease.
-type ingester struct {
-	content.Store
-	s *space
-}
-
-// Writer implements [content.Ingester].
-func (i ingester) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
-	if err := i.s.handOver(ctx); err != nil {
-		return nil, err
+	if l.Names[name] {
+		return false, nil
 	}
-	return i.Store.Writer(ctx, opts...)
-}
-
-// imageStore is containerd's: an image goes on a lease.
-type imageStore struct {
-	images.Store
-	s *space
-}
-
-// Create implements [images.Store].
-func (i imageStore) Create(ctx context.Context, image images.Image) (images.Image, error) {
-	if err := i.s.handOver(ctx); err != nil {
-		return images.Image{}, err
+	if l.Names == nil {
+		l.Names = map[string]bool{}
 	}
-	return i.Store.Create(ctx, image)
+	l.Names[name] = true
+	s.holders[name]++
+	s.journal.changed(id)
+	return true, nil
 }
 
-// Update implements [images.Store].
-func (i imageStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
-	if err := i.s.handOver(ctx); err != nil {
-		return images.Image{}, err
+func (s *space) known(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[id] != nil
+}
+
+// release takes a snapshot off a lease, that has gone or will with the next sweep.
+func (s *space) release(id, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.leases[id]
+	if l == nil || !l.Names[name] {
+		return
 	}
-	return i.Store.Update(ctx, image, fieldpaths...)
+	delete(l.Names, name)
+	s.journal.changed(id)
+	s.released(name)
+}
+
+// released counts one holder less. s.mu is held.
+func (s *space) released(name string) {
+	if s.holders[name]--; s.holders[name] <= 0 {
+		delete(s.holders, name)
+	}
+}
+
+// handOver makes a lease, if it is private, one of containerd's.
+func (s *space) handOver(ctx context.Context, id string) error {
+	private := func() *lease {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l := s.leases[id]; l != nil && !l.Under {
+			return l
+		}
+		return nil
+	}
+	if private() == nil {
+		return nil
+	}
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	l := private()
+	if l == nil {
+		return nil
+	}
+	_, err := s.under.Leases.Create(ctx, leases.WithID(id), leases.WithLabels(l.Labels))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("lease %s: %w", id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.Under = true
+	s.journal.changed(id)
+	return nil
 }

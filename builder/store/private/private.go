@@ -1,209 +1,228 @@
-// Package private keeps from containerd what only the engine needs so far. A
-// step that makes a small tree on nothing would otherwise cost a dozen
-// transactions in containerd's databases, many times the work itself.
+// Package private keeps from containerd what only the engine needs so far, where
+// the store has kiln's own snapshotter. A step would otherwise cost a dozen
+// transactions in containerd's databases, many times the work itself; with a
+// containerd of the host's, these are synced.
 //
-// What carries [store.LabelPrivate] is private: leases, and snapshots without a
-// parent that are prepared under a lease. A private snapshot is a directory and
-// an entry in a journal; its lease is another entry. They are in all lists, and
-// end with their leases as any other.
+// What carries [store.LabelPrivate] is private: leases; and snapshots that are
+// prepared, and views that are made, under a lease, and what stands on these.
+// Snapshots are names in the engine's space of the snapshotter; which lease holds
+// which is in a journal. In lists they are among containerd's, and they end as
+// those do: when no lease holds them and nothing that is held stands on them or
+// refers to them, the next sweep removes them.
 //
-// The moment that containerd has to know of one it is handed over, and then is
-// like any other: a lease when something of containerd's is to be on it, a
-// snapshot when something is to stand on it, be mounted, refer or be referred to
-// (its tree is moved, not copied). So the two never refer to each other.
+// What private snapshots need of containerd (images' layers that they stand on,
+// the blobs that their labels refer to) one lease of containerd's keeps, which
+// is in no list here. A private lease becomes one of containerd's when something of
+// containerd's is to be on it. A snapshot never does: an image gets it as an alias,
+// see [store.Store.Offer].
 //
 // The journal is written behind: a process that is killed loses the entries of
-// its last moments, and their trees are removed by the next one. The engine's
-// records of them then lead to nothing, as after a collection.
+// its last moments, and what they held is removed by the next one. The engine's
+// records of that then lead to nothing, as after a collection.
 package private
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
-	"github.com/kiln-build/kiln/builder/boltcheck"
 	"github.com/kiln-build/kiln/builder/store"
+	"github.com/kiln-build/kiln/snapshotter"
 )
 
 // space is what is private in a store.
 type space struct {
 	under *store.Store // containerd's
-	trees string       // the directory of the trees
-	journal
-
-	mu     sync.Mutex
-	active map[string]*tree // unfinished snapshots, by key
-
-	// handing: one thing at a time is handed over or removed.
+	sn    *snapshotter.Snapshotter
+	own   snapshotter.Private
+	// handing: one lease at a time is handed over or deleted.
 	handing sync.Mutex
-	trash   trash
+
+	mu      sync.Mutex
+	leases  map[string]*lease // all that are known, by id
+	holders map[string]int    // how many leases hold a private snapshot
+	pins    map[string]int    // what calls under way need, by name or digest
+
+	needed   needed
+	journal  journal
+	sweeper  later
+	sweeping sync.Mutex
 }
 
-// tree is a private snapshot, as it is in the journal.
-type tree struct {
-	Dir    string            `json:"dir"` // its name below space.trees
-	Lease  string            `json:"lease"`
-	Labels map[string]string `json:"labels,omitempty"`
-	// Working are the labels that it had before it was committed.
-	Working map[string]string `json:"working,omitempty"`
-	Created time.Time         `json:"created"`
-	// Size and Inodes are what it takes on disk, once somebody has asked.
-	Size   int64 `json:"size,omitempty"`
-	Inodes int64 `json:"inodes,omitempty"`
-}
-
-// lease is a private lease, as it is in the journal.
+// lease is a lease as it is in the journal, where one of containerd's is only if
+// something private is on it.
 type lease struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Created time.Time         `json:"created"`
+	// Under: it is one of containerd's.
+	Under bool `json:"under,omitempty"`
+	// Names are the private snapshots on it.
+	Names map[string]bool `json:"names,omitempty"`
 }
 
-// Keys of the journal.
-func leaseKey(id string) string         { return "lease/" + id }
-func treeKey(name string) string        { return "tree/" + name }
-func onLease(id string) string          { return "on/" + id + "\x00" }
-func onLeaseKey(id, name string) string { return onLease(id) + name }
+// sweepAfter is how long removals are gathered before what they held is removed.
+const sweepAfter = time.Second
 
-// Wrap returns the store with private things, which are kept below root.
-func Wrap(ctx context.Context, under *store.Store, root string) (*store.Store, error) {
-	s := &space{under: under, trees: filepath.Join(root, "trees"), active: map[string]*tree{}}
-	db := filepath.Join(root, "journal.db")
-	if err := boltcheck.File(db); errdefs.IsDataLoss(err) {
-		if err := os.RemoveAll(root); err != nil {
-			return nil, fmt.Errorf("private store: %w", err)
-		}
-	}
-	if err := os.MkdirAll(s.trees, 0o700); err != nil {
-		return nil, fmt.Errorf("private store: %w", err)
-	}
-	if err := s.journal.open(db); err != nil {
-		return nil, fmt.Errorf("private store: open %s: %w (it is only a cache: %s may be removed)", db, err, root)
-	}
-	if err := s.reconcile(under.Context(ctx)); err != nil {
-		return nil, errors.Join(fmt.Errorf("private store: %w (it is only a cache: %s may be removed)", err, root), s.journal.close())
+// Wrap returns the store with private things, of which the leases are below root.
+// sn is the snapshotter that the store reaches by way of containerd. Closing the
+// store doesn't close it.
+func Wrap(ctx context.Context, under *store.Store, sn *snapshotter.Snapshotter, root string) (*store.Store, error) {
+	s, err := open(ctx, under, sn, root)
+	if err != nil {
+		return nil, err
 	}
 	w := *under
 	w.Content = ingester{under.Content, s}
-	w.Snapshots = snapshotter{under.Snapshots, s}
+	w.Snapshots = snapshotsOf{under.Snapshots, s}
 	w.Leases = manager{under.Leases, s}
 	w.Images = imageStore{under.Images, s}
-	w.Comparer = walking.NewWalkingDiff(w.Content)
-	w.Collect = func(ctx context.Context) error {
-		s.trash.wait()
-		return under.Collect(ctx)
-	}
-	w.Close = func() error {
-		s.trash.wait()
-		return errors.Join(s.journal.close(), under.Close())
-	}
+	w.Comparer = comparer{under.Comparer, s}
+	w.Offer = s.offer
+	w.Collect = s.collect
+	w.Close = sync.OnceValue(func() error { return errors.Join(s.close(), under.Close()) })
 	return &w, nil
 }
 
-// reconcile removes the entries that have no tree or no lease, and the trees
-// that have no entry.
+// Clear removes what is left of the private things of a store that has another
+// snapshotter than sn now.
+func Clear(ctx context.Context, under *store.Store, sn *snapshotter.Snapshotter, root string) error {
+	s, err := open(ctx, under, sn, root)
+	if err != nil {
+		return err
+	}
+	for _, id := range slices.Collect(maps.Keys(s.leases)) {
+		s.take(id)
+	}
+	return errors.Join(s.sweep(under.Context(ctx)), s.close())
+}
+
+func open(ctx context.Context, under *store.Store, sn *snapshotter.Snapshotter, root string) (*space, error) {
+	failed := func(err error) error {
+		return fmt.Errorf("private store: %w (it is only a cache: %s may be removed)", err, root)
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, failed(err)
+	}
+	id, err := store.Identity(filepath.Join(root, "id"))
+	if err != nil {
+		return nil, failed(err)
+	}
+	s := &space{
+		under: under, sn: sn, own: sn.Private(),
+		holders: map[string]int{}, pins: map[string]int{},
+		needed: needed{lease: leases.Lease{ID: "kiln-private-" + id}},
+	}
+	if err := s.openJournal(filepath.Join(root, "journal.db")); err != nil {
+		return nil, failed(err)
+	}
+	s.sweeper.start(sweepAfter, func() { s.sweepLater(ctx) })
+	if err := s.reconcile(under.Context(ctx)); err != nil {
+		return nil, errors.Join(failed(err), s.close())
+	}
+	return s, nil
+}
+
+func (s *space) close() error {
+	s.sweeper.close()
+	return s.closeJournal()
+}
+
+// reconcile drops what the journal has of leases and snapshots that are gone, and
+// then what nothing holds.
 func (s *space) reconcile(ctx context.Context) error {
-	held, err := s.under.Leases.List(ctx)
+	if err := s.dropDeleted(ctx); err != nil {
+		return err
+	}
+	found, err := s.under.Leases.List(ctx)
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
-	for _, l := range held {
-		known[l.ID] = true
-	}
-	err = scan(&s.journal, leaseKey(""), func(id string, _ lease) error { known[id] = true; return nil })
-	if err != nil {
-		return err
-	}
-	left, err := os.ReadDir(s.trees)
-	if err != nil {
-		return err
-	}
-	stray := map[string]bool{}
-	for _, e := range left {
-		stray[e.Name()] = true
-	}
-	err = scan(&s.journal, treeKey(""), func(name string, t tree) error {
-		if !known[t.Lease] || !stray[t.Dir] {
-			s.forget(name, t)
-			return nil
-		}
-		delete(stray, t.Dir)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for name := range stray {
-		if err := os.RemoveAll(filepath.Join(s.trees, name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// keep adds a snapshot to the journal.
-func (s *space) keep(name string, t tree) {
-	put(&s.journal, treeKey(name), t)
-	put(&s.journal, onLeaseKey(t.Lease, name), struct{}{})
-}
-
-// forget takes a snapshot out of the journal.
-func (s *space) forget(name string, t tree) {
-	s.remove(treeKey(name))
-	s.remove(onLeaseKey(t.Lease, name))
-}
-
-func (s *space) dir(t *tree) string { return filepath.Join(s.trees, t.Dir) }
-
-// committed finds a private snapshot that is finished.
-func (s *space) committed(name string) (tree, bool, error) {
-	return get[tree](&s.journal, treeKey(name))
-}
-
-// working finds a private snapshot that isn't finished, nil if there is none.
-func (s *space) working(key string) *tree {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.active[key]
-}
-
-// handOver makes the lease that ctx carries, if it is private, one of
-// containerd's.
-func (s *space) handOver(ctx context.Context) error {
-	id, ok := leases.FromContext(ctx)
-	if !ok {
-		return nil
+	for _, l := range found {
+		if s.leases[l.ID] == nil {
+			s.leases[l.ID] = &lease{Under: true}
+		}
 	}
-	return s.handOverLease(ctx, id)
-}
-
-func (s *space) handOverLease(ctx context.Context, id string) error {
-	if _, ok, err := get[lease](&s.journal, leaseKey(id)); !ok {
+	for id, l := range s.leases {
+		for name := range l.Names {
+			if _, err := s.own.Stat(ctx, name); err != nil {
+				delete(l.Names, name)
+				s.journal.changed(id)
+				continue
+			}
+			s.holders[name]++
+		}
+	}
+	s.mu.Unlock()
+	if err := s.loadNeeded(ctx); err != nil {
 		return err
 	}
-	s.handing.Lock()
-	defer s.handing.Unlock()
-	return s.handOverLeaseLocked(ctx, id)
+	return s.sweep(ctx)
 }
 
-func (s *space) handOverLeaseLocked(ctx context.Context, id string) error {
-	l, ok, err := get[lease](&s.journal, leaseKey(id))
-	if !ok {
+// dropDeleted forgets leases of containerd's that it has no more: they have
+// expired, or others have deleted them.
+func (s *space) dropDeleted(ctx context.Context) error {
+	gone := map[string]bool{} // of those that were there before
+	s.mu.Lock()
+	for id, l := range s.leases {
+		gone[id] = l.Under
+	}
+	s.mu.Unlock()
+	found, err := s.under.Leases.List(ctx)
+	if err != nil {
 		return err
 	}
-	_, err = s.under.Leases.Create(ctx, leases.WithID(id), leases.WithLabels(l.Labels))
-	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return fmt.Errorf("lease %s: %w", id, err)
+	for _, l := range found {
+		gone[l.ID] = false
 	}
-	s.remove(leaseKey(id))
+	for id := range gone {
+		if gone[id] {
+			s.take(id)
+		}
+	}
 	return nil
+}
+
+// collect removes what nothing holds, here and in containerd.
+func (s *space) collect(ctx context.Context) error {
+	if err := s.dropDeleted(ctx); err != nil {
+		return err
+	}
+	if err := s.sweep(ctx); err != nil {
+		return err
+	}
+	if err := s.under.Collect(ctx); err != nil {
+		return err
+	}
+	return s.own.Cleanup(ctx)
+}
+
+// offer implements [store.Store.Offer].
+func (s *space) offer(name, chainID string) (map[string]string, func(), error) {
+	labels, withdraw, err := s.sn.Offer("", name, chainID)
+	if errdefs.IsNotFound(err) {
+		return s.sn.Offer(s.under.Namespace, name, chainID)
+	}
+	return labels, withdraw, err
+}
+
+func (s *space) resource(name string) leases.Resource {
+	return leases.Resource{ID: name, Type: "snapshots/" + s.under.Snapshotter}
+}
+
+// private says whether there is a private snapshot of the name.
+func (s *space) private(ctx context.Context, name string) (snapshots.Info, bool) {
+	info, err := s.own.Stat(ctx, name)
+	return info, err == nil
 }

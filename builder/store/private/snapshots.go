@@ -2,46 +2,52 @@ package private
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/filters"
-	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 
 	"github.com/kiln-build/kiln/builder/store"
+	"github.com/kiln-build/kiln/snapshotter"
 )
 
-// snapshotter is containerd's with the private snapshots.
-type snapshotter struct {
+// snapshotsOf are containerd's snapshots with the private ones.
+type snapshotsOf struct {
 	snapshots.Snapshotter
 	s *space
 }
 
 // Prepare implements [snapshots.Snapshotter].
-func (sn snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+func (sn snapshotsOf) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	info, err := apply(opts)
 	if err != nil {
 		return nil, err
 	}
-	id, leased := leases.FromContext(ctx)
-	if leased && parent == "" && info.Labels[store.LabelPrivate] != "" {
-		return sn.s.prepare(ctx, key, id, info.Labels)
+	private := info.Labels[store.LabelPrivate] != ""
+	if !private {
+		if _, err := sn.Stat(ctx, key); err == nil { // it may be private or not
+			return nil, fmt.Errorf("snapshot %q: %w", key, errdefs.ErrAlreadyExists)
+		}
+		_, private = sn.s.private(ctx, parent)
 	}
-	if err := sn.s.settle(ctx, parent); err != nil {
-		return nil, err
+	if _, leased := leases.FromContext(ctx); leased && private {
+		return sn.s.create(ctx, key, parent, func(on string) ([]mount.Mount, error) { return sn.s.own.Prepare(ctx, key, on, opts...) })
 	}
-	if err := sn.s.handOver(ctx); err != nil {
+	if err := sn.s.handOverFor(ctx); err != nil {
 		return nil, err
 	}
 	return sn.Snapshotter.Prepare(ctx, key, parent, opts...)
+}
+
+// View implements [snapshots.Snapshotter].
+func (sn snapshotsOf) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	if _, leased := leases.FromContext(ctx); leased {
+		return sn.s.create(ctx, key, parent, func(on string) ([]mount.Mount, error) { return sn.s.own.View(ctx, key, on, opts...) })
+	}
+	return sn.Snapshotter.View(ctx, key, parent, opts...)
 }
 
 func apply(opts []snapshots.Opt) (info snapshots.Info, err error) {
@@ -53,257 +59,160 @@ func apply(opts []snapshots.Opt) (info snapshots.Info, err error) {
 	return info, nil
 }
 
-func (s *space) prepare(ctx context.Context, key, id string, labels map[string]string) ([]mount.Mount, error) {
-	t := &tree{Dir: strings.ToLower(rand.Text()), Lease: id, Working: labels, Created: time.Now().UTC()}
-	err := os.Mkdir(s.dir(t), 0o755)
-	if err == nil {
-		err = os.Chmod(s.dir(t), 0o755) // whatever the umask is
-	}
+// create makes a private snapshot on the parent, on the lease that ctx carries.
+func (s *space) create(ctx context.Context, key, parent string, create func(on string) ([]mount.Mount, error)) ([]mount.Mount, error) {
+	defer s.pin(parent)()
+	on, err := s.standOn(ctx, parent)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	taken := s.active[key] != nil
-	if !taken {
-		s.active[key] = t
-	}
-	s.mu.Unlock()
-	if taken {
-		return nil, errors.Join(fmt.Errorf("snapshot %q: %w", key, errdefs.ErrAlreadyExists), os.Remove(s.dir(t)))
-	}
-	// Only now: a lease that is deleted later takes the tree with it.
-	if err := s.leased(ctx, id); err != nil {
-		if s.finish(key, t) {
-			err = errors.Join(err, os.Remove(s.dir(t)))
-		}
+	id, _ := leases.FromContext(ctx)
+	added, err := s.hold(ctx, id, key)
+	if err != nil {
 		return nil, err
 	}
-	return s.mounts(t), nil
+	mounts, err := create(on)
+	if err != nil && added {
+		s.release(id, key)
+	}
+	return mounts, err
 }
 
-// finish takes an unfinished snapshot away; false if somebody else has.
-func (s *space) finish(key string, t *tree) bool {
+// standOn returns the private name of what something is to stand on, which is
+// pinned. One of containerd's gets one.
+func (s *space) standOn(ctx context.Context, name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	if _, ok := s.private(ctx, name); ok {
+		return name, nil
+	}
+	if err := s.need(ctx, s.resource(name)); err != nil {
+		return "", err
+	}
+	s.mu.Lock() // a sweep removes names one at a time under it
+	defer s.mu.Unlock()
+	return s.sn.Keep(ctx, s.under.Namespace, name)
+}
+
+// pin keeps a sweep from removing a private snapshot, or from needing something of
+// containerd's no more.
+func (s *space) pin(id string) (unpin func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.active[key] != t {
-		return false
+	s.pins[id]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pins[id]--; s.pins[id] == 0 {
+			delete(s.pins, id)
+		}
 	}
-	delete(s.active, key)
-	return true
-}
-
-func (s *space) mounts(t *tree) []mount.Mount {
-	return []mount.Mount{{Type: "bind", Source: s.dir(t), Options: []string{"rw", "rbind"}}}
-}
-
-// View implements [snapshots.Snapshotter].
-func (sn snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	if err := sn.s.settle(ctx, parent); err != nil {
-		return nil, err
-	}
-	if err := sn.s.handOver(ctx); err != nil {
-		return nil, err
-	}
-	return sn.Snapshotter.View(ctx, key, parent, opts...)
-}
-
-// Mounts implements [snapshots.Snapshotter].
-func (sn snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
-	if t := sn.s.working(key); t != nil {
-		return sn.s.mounts(t), nil
-	}
-	return sn.Snapshotter.Mounts(ctx, key)
 }
 
 // Commit implements [snapshots.Snapshotter].
-func (sn snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
-	info, err := apply(opts)
-	if err != nil {
-		return err
-	}
+func (sn snapshotsOf) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
 	s := sn.s
-	t := s.working(key)
-	if t == nil || info.Parent != "" {
-		return s.commitUnder(ctx, name, key, opts)
+	if _, ok := s.private(ctx, key); !ok {
+		if err := s.handOverFor(ctx); err != nil {
+			return err
+		}
+		return sn.Snapshotter.Commit(ctx, name, key, opts...)
 	}
-	done := *t
-	done.Labels, done.Created = info.Labels, time.Now().UTC()
-	if err := s.commit(name, key, t, done); err != nil {
-		return err
-	}
-	if refers(info.Labels) {
-		return s.settle(ctx, name)
-	}
-	return nil
-}
-
-// commit makes a finished snapshot of an unfinished one, unless that was removed
-// meanwhile, by itself or with its lease.
-func (s *space) commit(name, key string, t *tree, done tree) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.active[key] != t {
-		return fmt.Errorf("snapshot %q: %w", key, errdefs.ErrNotFound)
-	}
-	if _, exists, err := s.committed(name); err != nil {
-		return err
-	} else if exists {
-		return fmt.Errorf("snapshot %q: %w", name, errdefs.ErrAlreadyExists)
-	}
-	s.keep(name, done)
-	delete(s.active, key)
-	return nil
-}
-
-// refers says whether labels tell containerd's collector something.
-func refers(labels map[string]string) bool {
-	for k := range labels {
-		if strings.HasPrefix(k, "containerd.io/gc.") {
-			return true
+	id, leased := leases.FromContext(ctx)
+	added := false
+	if leased {
+		var err error
+		if added, err = s.hold(ctx, id, name); err != nil {
+			return err
 		}
 	}
-	return false
-}
-
-func (s *space) commitUnder(ctx context.Context, name, key string, opts []snapshots.Opt) error {
-	if err := s.handOver(ctx); err != nil {
+	if err := s.own.Commit(ctx, name, key, opts...); err != nil {
+		if added {
+			s.release(id, name)
+		}
 		return err
 	}
-	return s.under.Snapshots.Commit(ctx, name, key, opts...)
+	if leased {
+		s.release(id, key)
+	}
+	return nil
 }
 
 // Stat implements [snapshots.Snapshotter].
-func (sn snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
-	if t := sn.s.working(key); t != nil {
-		return infoOf(key, *t, snapshots.KindActive), nil
-	}
-	if t, ok, err := sn.s.committed(key); ok || err != nil {
-		return infoOf(key, t, snapshots.KindCommitted), err
+func (sn snapshotsOf) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+	if info, ok := sn.s.private(ctx, key); ok {
+		return public(info), nil
 	}
 	return sn.Snapshotter.Stat(ctx, key)
 }
 
-func infoOf(name string, t tree, kind snapshots.Kind) snapshots.Info {
-	labels := t.Labels
-	if kind == snapshots.KindActive {
-		labels = t.Working
+// public gives a snapshot that stands on one of containerd's the name of that.
+func public(info snapshots.Info) snapshots.Info {
+	if name, ok := snapshotter.Kept(info.Parent); ok {
+		info.Parent = name
 	}
-	return snapshots.Info{Kind: kind, Name: name, Labels: labels, Created: t.Created, Updated: t.Created}
+	return info
+}
+
+// Mounts implements [snapshots.Snapshotter].
+func (sn snapshotsOf) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	if _, ok := sn.s.private(ctx, key); ok {
+		return sn.s.own.Mounts(ctx, key)
+	}
+	return sn.Snapshotter.Mounts(ctx, key)
 }
 
 // Usage implements [snapshots.Snapshotter].
-func (sn snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
-	s := sn.s
-	if t := s.working(key); t != nil {
-		u, err := fs.DiskUsage(ctx, s.dir(t))
-		return snapshots.Usage(u), err
+func (sn snapshotsOf) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	if _, ok := sn.s.private(ctx, key); ok {
+		return sn.s.own.Usage(ctx, key)
 	}
-	t, ok, err := s.committed(key)
-	switch {
-	case err != nil:
-		return snapshots.Usage{}, err
-	case !ok:
-		return sn.Snapshotter.Usage(ctx, key)
-	case t.Size > 0:
-		return snapshots.Usage{Size: t.Size, Inodes: t.Inodes}, nil
-	}
-	u, err := fs.DiskUsage(ctx, s.dir(&t))
-	if errors.Is(err, os.ErrNotExist) { // it was settled, or is just now
-		s.handing.Lock()
-		defer s.handing.Unlock()
-		return sn.Snapshotter.Usage(ctx, key)
-	}
-	if err == nil {
-		s.noteSize(key, u)
-	}
-	return snapshots.Usage(u), err
-}
-
-func (s *space) noteSize(name string, u fs.Usage) {
-	s.handing.Lock()
-	defer s.handing.Unlock()
-	if t, ok, err := s.committed(name); ok && err == nil {
-		t.Size, t.Inodes = u.Size, u.Inodes
-		put(&s.journal, treeKey(name), t)
-	}
+	return sn.Snapshotter.Usage(ctx, key)
 }
 
 // Update implements [snapshots.Snapshotter].
-func (sn snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
-	if err := sn.s.settle(ctx, info.Name); err != nil {
-		return snapshots.Info{}, err
+func (sn snapshotsOf) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
+	s := sn.s
+	old, ok := s.private(ctx, info.Name)
+	if !ok {
+		return sn.Snapshotter.Update(ctx, info, fieldpaths...)
 	}
-	return sn.Snapshotter.Update(ctx, info, fieldpaths...)
+	for _, r := range s.references(info.Labels) {
+		if r.Type != contentType {
+			continue
+		}
+		defer s.pin(r.ID)()
+		if err := s.need(ctx, r); err != nil {
+			return snapshots.Info{}, err
+		}
+	}
+	updated, err := s.own.Update(ctx, info, fieldpaths...)
+	if len(s.references(old.Labels)) > 0 { // it may need less now
+		s.sweeper.want()
+	}
+	return public(updated), err
 }
 
 // Remove implements [snapshots.Snapshotter].
-func (sn snapshotter) Remove(ctx context.Context, key string) error {
+func (sn snapshotsOf) Remove(ctx context.Context, key string) error {
 	s := sn.s
-	if t := s.working(key); t != nil && s.finish(key, t) {
-		return os.RemoveAll(s.dir(t))
+	err := s.own.Remove(ctx, key)
+	if errdefs.IsNotFound(err) {
+		return sn.Snapshotter.Remove(ctx, key)
 	}
-	s.handing.Lock()
-	done, ok, err := s.committed(key)
-	if ok {
-		s.drop(key, done)
+	if id, leased := leases.FromContext(ctx); leased && err == nil {
+		s.release(id, key)
 	}
-	s.handing.Unlock()
-	if ok || err != nil {
-		return err
-	}
-	return sn.Snapshotter.Remove(ctx, key)
+	return err
 }
 
 // Walk implements [snapshots.Snapshotter].
-func (sn snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fields ...string) error {
-	filter, err := filters.ParseAll(fields...)
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	// What is settled between the two is never missed, and shown once.
-	shown := map[string]bool{}
-	var found []snapshots.Info
-	s := sn.s
-	s.mu.Lock()
-	for key, t := range s.active {
-		found = append(found, infoOf(key, *t, snapshots.KindActive))
-	}
-	s.mu.Unlock()
-	err = scan(&s.journal, treeKey(""), func(name string, t tree) error {
-		found = append(found, infoOf(name, t, snapshots.KindCommitted))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	err = sn.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
-		shown[info.Name] = true
-		return fn(ctx, info)
-	}, fields...)
-	if err != nil {
-		return err
-	}
-	for _, info := range found {
-		if !shown[info.Name] && filter.Match(adaptSnapshot(info)) {
-			if err := fn(ctx, info); err != nil {
-				return err
-			}
+func (sn snapshotsOf) Walk(ctx context.Context, fn snapshots.WalkFunc, fields ...string) error {
+	return errors.Join(sn.s.own.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
+		if _, ok := snapshotter.Kept(info.Name); ok {
+			return nil
 		}
-	}
-	return nil
-}
-
-// adaptSnapshot shows a snapshot to filters, with the fields that containerd's have.
-func adaptSnapshot(info snapshots.Info) filters.Adaptor {
-	return filters.AdapterFunc(func(path []string) (string, bool) {
-		switch path[0] {
-		case "kind":
-			return strings.ToLower(info.Kind.String()), true
-		case "name":
-			return info.Name, true
-		case "labels":
-			return label(info.Labels, path[1:])
-		}
-		return "", false
-	})
+		return fn(ctx, public(info))
+	}, fields...), sn.Snapshotter.Walk(ctx, fn, fields...))
 }

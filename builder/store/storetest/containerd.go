@@ -4,6 +4,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -12,23 +13,49 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kiln-build/kiln/snapshotter"
 )
 
 // Containerd runs a containerd of its own until the test ends, and returns its
 // socket's path.
 func Containerd(t testing.TB) (address string) {
 	t.Helper()
-	return run(t, "containerd", 3)
+	return run(t, "containerd", 3, "")
 }
 
 // OldContainerd is Containerd with the oldest release that works, 1.7.
 func OldContainerd(t testing.TB) (address string) {
 	t.Helper()
-	return run(t, filepath.Join("containerd-1.7", "containerd"), 2)
+	return run(t, filepath.Join("containerd-1.7", "containerd"), 2, "")
 }
 
-// run takes a program's name and the version of its configuration.
-func run(t testing.TB, program string, version int) (address string) {
+// ContainerdOnKiln is Containerd with kiln's snapshotter as "kiln", which is served
+// until the test ends.
+func ContainerdOnKiln(t testing.TB) (address string, sn *snapshotter.Snapshotter) {
+	t.Helper()
+	sn, err := snapshotter.Open(context.Background(), snapshotter.Config{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := snapshotter.NewServer(sn)
+	go func() { _ = server.Serve(l) }() // ends with Stop
+	t.Cleanup(func() {
+		server.Stop()
+		if err := sn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return run(t, "containerd", 3, fmt.Sprintf("[proxy_plugins.kiln]\ntype = \"snapshot\"\naddress = %q\ncapabilities = [\"rebase\"]\n", socket)), sn
+}
+
+// run takes a program's name, the version of its configuration, and more of that.
+func run(t testing.TB, program string, version int, more string) (address string) {
 	t.Helper()
 	root := t.TempDir()
 	address = filepath.Join(root, "containerd.sock")
@@ -36,7 +63,7 @@ func run(t testing.TB, program string, version int) (address string) {
 	text := fmt.Sprintf("version = %d\nroot = %q\nstate = %q\n"+
 		"disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \"io.containerd.nri.v1.nri\"]\n"+
 		"[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n",
-		version, filepath.Join(root, "root"), filepath.Join(root, "state"), address, address+".ttrpc")
+		version, filepath.Join(root, "root"), filepath.Join(root, "state"), address, address+".ttrpc") + more
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
