@@ -31,10 +31,10 @@ func ServeLazy(ctx context.Context, root string) error {
 }
 
 // openLazy is what shows the snapshotter's lazy layers, with what it has on disk
-// below root; nil if it isn't to.
+// below root; nil if it isn't to, or couldn't show it to steps with other users.
 func openLazy(ctx context.Context, cfg config.Config, root string, regs *registry.Registries) (*lazy.Filesystem, error) {
 	l := cfg.Snapshots.Lazy
-	if !l.Enabled {
+	if !l.Enabled || cfg.Sandbox.UserRemap != "" {
 		return nil, nil
 	}
 	program, err := os.Executable()

@@ -46,8 +46,14 @@ func (m *Map) Do(f func() error) error {
 	}
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlock it: the thread is of no other use
-		done <- m.as(f)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() { // by this thread others see the process
+			err := m.Do(f) // on another one, as long as this is locked
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- m.as(f) // the thread, never unlocked, ends with the goroutine
 	}()
 	return <-done
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/sandbox/inside"
+	"github.com/kiln-build/kiln/builder/sandbox/netns"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -65,18 +66,22 @@ func (r *run) openNetwork(undo *undoer) error {
 	if err := os.Mkdir(dir, 0o555); err != nil {
 		return err
 	}
-	err := inNetwork(r.network.path, func() error {
+	prepare := func() error {
 		return unix.Mount("sysfs", dir, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	})
+	}
+	var err error
+	if r.network.host {
+		err = prepare()
+	} else {
+		err = netns.Do(r.network.path, func() error { return errors.Join(prepare(), allowPorts()) })
+	}
 	if err != nil {
-		return fmt.Errorf("mount sysfs: %w", err)
+		unix.Unmount(dir, unix.MNT_DETACH) //nolint:errcheck // mostly nothing is there
+		return fmt.Errorf("prepare network for other users: %w", err)
 	}
 	undo.add(func() error { return os.NewSyscallError("unmount sysfs", unix.Unmount(dir, unix.MNT_DETACH)) })
 	r.sysfs = dir
-	if r.network.host {
-		return nil
-	}
-	return inNetwork(r.network.path, allowPorts)
+	return nil
 }
 
 // allowPorts lets everybody in this thread's network use low ports, and ping.
@@ -85,34 +90,6 @@ func allowPorts() error {
 	return errors.Join(
 		os.WriteFile(dir+"ip_unprivileged_port_start", []byte("0"), 0),
 		os.WriteFile(dir+"ping_group_range", []byte("0 2147483647"), 0))
-}
-
-// inNetwork calls f on a thread of its own that is in a network namespace; "" is the
-// host's.
-func inNetwork(file string, f func() error) error {
-	err := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock it: the thread is of no other use
-		if e := enterNetwork(file); e != nil {
-			err <- e
-			return
-		}
-		err <- f()
-	}()
-	return <-err
-}
-
-// enterNetwork moves this thread.
-func enterNetwork(file string) error {
-	if file == "" {
-		return nil
-	}
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open network namespace", Path: file, Err: err}
-	}
-	defer unix.Close(fd)
-	return os.NewSyscallError("setns(CLONE_NEWNET)", unix.Setns(fd, unix.CLONE_NEWNET))
 }
 
 // initFD is what kiln-init has as a descriptor in a remapped process, which may not look
@@ -136,16 +113,22 @@ func (n *native) remap(cmd *exec.Cmd, users *idmap.Map) {
 // which ends when the channel is closed or p: the process dies with it.
 func (p *parent) startIn(network string, cmd *exec.Cmd, ended <-chan struct{}) error {
 	err := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock it: the thread ends with the goroutine
-		if e := enterNetwork(network); e != nil {
-			err <- e
-			return
-		}
+	start := func() error {
 		err <- cmd.Start()
 		select {
 		case <-ended:
 		case <-p.done:
+		}
+		return nil
+	}
+	go func() {
+		if network == "" {
+			runtime.LockOSThread() // and never unlock it: the thread ends with the goroutine
+			start()                //nolint:errcheck // it has none
+			return
+		}
+		if e := netns.Do(network, start); e != nil {
+			err <- e // it wasn't called
 		}
 	}()
 	return <-err

@@ -223,7 +223,6 @@ func TestErrors(t *testing.T) {
 		{args: []string{"--host-pid"}, want: []string{"sandbox.hostPID", "rootless"}},
 		{args: []string{"--user-remap=x", "--rootless"}, want: []string{"sandbox.userRemap", "rootless"}},
 		{args: []string{"--user-remap=x", "--runtime=io.containerd.runc.v2"}, want: []string{"sandbox.userRemap", "sandbox.runtime"}},
-		{args: []string{"--user-remap=x", "--snapshots"}, want: []string{"sandbox.userRemap", "snapshots.lazy.enabled = false"}},
 		{args: []string{"--max-parallelism=-1"}, want: []string{"maxParallelism", "-1"}},
 		{args: []string{"--max-parallelism=x"}, want: []string{"--max-parallelism", "x", "not a number"}},
 		{args: []string{"--gc=maybe"}, want: []string{"--gc", "maybe"}},

@@ -66,12 +66,11 @@ func (c *Config) validate() error {
 // checkUserRemap refuses what can't be together with other users.
 func (c *Config) checkUserRemap() error {
 	for what, is := range map[string]bool{
-		"a rootless daemon has no rights over other users":                                                c.Sandbox.Rootless,
-		"layers that are pulled lazily can't be shown to other users; set snapshots.lazy.enabled = false": c.Snapshots.Enabled && c.Snapshots.Lazy.Enabled,
-		"containerd's runtimes (sandbox.runtime) aren't told of other users; leave the runtime out":       c.Sandbox.Shim(),
+		"a rootless daemon has no rights over other users":                   c.Sandbox.Rootless,
+		"containerd's runtimes (sandbox.runtime) aren't told of other users": c.Sandbox.Shim(),
 	} {
 		if is {
-			return fmt.Errorf("sandbox.userRemap: %s, or leave userRemap out", what)
+			return fmt.Errorf("sandbox.userRemap: %s; leave userRemap out", what)
 		}
 	}
 	return nil
