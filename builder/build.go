@@ -55,18 +55,22 @@ func (b *Builder) Build(ctx context.Context, req Request, sink event.Sink) (_ *R
 	if err != nil {
 		return nil, err
 	}
+	proxies, err := b.proxies(req, policy)
+	if err != nil {
+		return nil, err
+	}
 	blobs := b.prepare(req.Exporters)
 	explain := b.explainer(req.Attrs)
 	begun := time.Now()
 	build := b.scheduler.NewBuild(schedule.BuildConfig{
 		ID: req.Ref + "/" + rand.Text(), Sessions: sessions, Sink: sink, Ran: explain.note,
-		Ops: ops{b: b, granted: granted, policy: policy, blobs: blobs, begun: begun},
+		Ops: ops{b: b, granted: granted, policy: policy, proxies: proxies, blobs: blobs, begun: begun},
 	})
 	defer build.Close()
 	bridge = frontend.NewBridge(frontend.Config{
 		Build: build, Layers: b.layers, Meta: metaResolver{b.sources}, Platform: b.cfg.Platforms[0],
 		Frontends: b.cfg.Frontends, Sink: sink, Sessions: sessions, Workers: b.workerInfo(),
-		Check: granted.check, Policy: policy, Exec: b.exec, Lease: b.records.Temporary,
+		Check: granted.check, Policy: policy, Proxies: proxies, Exec: b.exec, Lease: b.records.Temporary,
 		Loaded: blobs.expect,
 	}, req.Inputs)
 	defer bridge.Close()

@@ -25,6 +25,7 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/device"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 	"github.com/kiln-build/kiln/builder/session/registry"
@@ -67,6 +68,9 @@ type Config struct {
 	CgroupParent   string
 	// Limits hold for every process.
 	Limits sandbox.Resources
+	// ProxyNetwork: all builds reach networks through proxies, not only those that ask
+	// for that.
+	ProxyNetwork bool
 	// Policies are what Collect removes; Ceiling holds at all times.
 	Policies  []cache.Policy
 	Ceiling   Ceiling
@@ -201,6 +205,7 @@ type ops struct {
 	b       *Builder
 	granted permissions
 	policy  *policy.Policy
+	proxies *proxy.Authority // nil: networks are no proxies
 	begun   time.Time
 	blobs   *preparation
 	// outer are the steps that made the definition which is built, one inside
@@ -222,7 +227,9 @@ func (o ops) Op(s *graph.Step) (schedule.Op, error) {
 		}
 		return o.b.guard.wrap(s, o.begun, op), nil
 	case s.Op.GetExec() != nil:
-		exec := o.b.execSlots.wrap(op.NewExec(o.b.exec, s, devices))
+		exec := o.b.execSlots.wrap(op.NewExec(o.b.exec, s, op.ExecGrants{
+			Devices: devices, Proxies: o.proxies, Policy: string(o.policy.Digest()),
+		}))
 		return o.b.admission.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, exec))), nil
 	case s.Op.GetFile() != nil:
 		return o.b.fileSlots.wrap(o.b.guard.wrap(s, o.begun, o.blobs.wrap(s, op.NewFile(o.b.layers, s)))), nil

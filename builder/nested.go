@@ -26,7 +26,7 @@ func (o ops) nested(step *graph.Step) func(context.Context, schedule.Job, *pb.De
 		if len(o.outer) > maxNesting {
 			return nil, fmt.Errorf("definitions that make definitions are nested deeper than %d: %w", maxNesting, errdefs.ErrInvalidArgument)
 		}
-		g, err := graph.Edits{Source: o.policy.Apply}.Load(ctx, def, o.b.cfg.Platforms[0])
+		g, err := graph.Edits{Source: o.policy.Apply, Proxy: o.proxies != nil}.Load(ctx, def, o.b.cfg.Platforms[0])
 		if err != nil {
 			return nil, err
 		}

@@ -31,6 +31,9 @@ type Request struct {
 	// session of the client's, "" for none.
 	SourcePolicy        *spb.Policy
 	SourcePolicySession string
+	// ProxyNetwork: processes reach their networks through a proxy, which records
+	// requests, and asks the policies about them.
+	ProxyNetwork bool
 }
 
 // Response says what was made.

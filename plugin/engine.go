@@ -64,6 +64,7 @@ func (d *Daemon) openBuilder(ctx context.Context, devices *device.Devices, of cl
 		MaxParallelism: cfg.Sandbox.MaxParallelism,
 		CgroupParent:   cfg.Sandbox.CgroupParent,
 		Limits:         limits,
+		ProxyNetwork:   cfg.Network.Proxy,
 		Policies:       policies(cfg.GC, disk),
 		Ceiling:        ceiling(cfg.GC, disk),
 		Frontends:      frontends(cfg),

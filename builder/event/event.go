@@ -11,7 +11,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Event is one of *Vertex, *Status, *Log, *Warning and *Usage.
+// Event is one of *Vertex, *Status, *Log, *Warning, *Usage and *Fetches.
 type Event interface{ event() }
 
 // Sink takes events. Emit must not block for long and may be called from
@@ -81,6 +81,7 @@ func (*Status) event()  {}
 func (*Log) event()     {}
 func (*Warning) event() {}
 func (*Usage) event()   {}
+func (*Fetches) event() {}
 
 // Discard is a sink that drops everything.
 var Discard Sink = discard{}

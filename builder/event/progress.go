@@ -34,6 +34,11 @@ func (p Progress) Warn(short string) {
 // Used reports what the vertex' processes have used.
 func (p Progress) Used(s usage.Sample) { p.emit(&Usage{Vertex: p.Vertex, Sample: s}) }
 
+// Fetched reports what the vertex' processes have fetched.
+func (p Progress) Fetched(all []Fetch, more int) {
+	p.emit(&Fetches{Vertex: p.Vertex, All: all, More: more})
+}
+
 // Writer gives the stream as an io.Writer that never fails.
 func (p Progress) Writer(stream int) io.Writer { return logWriter{p, stream} }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/op"
 	"github.com/kiln-build/kiln/builder/policy"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
@@ -59,8 +60,10 @@ type Config struct {
 	Check func(*pb.Op) error
 	// Exec runs the processes of containers, whose trees belong to a Lease. It
 	// lasts until release.
-	Exec  *op.ExecConfig
-	Lease func(ctx context.Context) (_ context.Context, release func(), _ error)
+	Exec *op.ExecConfig
+	// Proxies makes the proxies that stand before all networks; nil: there are none.
+	Proxies *proxy.Authority
+	Lease   func(ctx context.Context) (_ context.Context, release func(), _ error)
 }
 
 // Bridge is one build as its frontend sees it. It is safe for concurrent use.
@@ -196,7 +199,7 @@ func (b *Bridge) newRef(ctx context.Context, def *pb.Definition, policies []*spb
 	if err != nil {
 		return nil, err
 	}
-	g, err := graph.Edits{Source: p.Apply}.Load(ctx, def, b.cfg.Platform)
+	g, err := graph.Edits{Source: p.Apply, Proxy: b.cfg.Proxies != nil}.Load(ctx, def, b.cfg.Platform)
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,7 @@ func (c *Container) mount(ctx context.Context, spec op.ContainerSpec) error {
 func (b *Bridge) containerSpec(ctx context.Context, req gwclient.NewContainerRequest) (op.ContainerSpec, error) {
 	spec := op.ContainerSpec{
 		Hostname: req.Hostname, ExtraHosts: req.ExtraHosts, Network: req.NetMode, Platform: platform(req.Platform),
+		Proxies: b.cfg.Proxies,
 	}
 	if len(req.Mounts) > maxMounts {
 		return spec, fmt.Errorf("a container with %d mounts; there can be %d: %w", len(req.Mounts), maxMounts, errdefs.ErrInvalidArgument)

@@ -33,6 +33,7 @@ var capabilities = map[apicaps.CapID]bool{
 	"exec.meta.cgroup.parent":              true,
 	"exec.meta.linux.resources":            true,
 	"exec.meta.network":                    true,
+	"exec.meta.network.proxy":              true,
 	"exec.meta.proxyenv":                   true,
 	"exec.meta.removemountstubs.recursive": true,
 	"exec.meta.security":                   true,

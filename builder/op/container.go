@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-build/kiln/builder/idmap"
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,6 +26,8 @@ type ContainerSpec struct {
 	Hostname   string
 	ExtraHosts []*pb.HostIP
 	Network    pb.NetMode
+	// Proxies makes a proxy that stands before the network; nil: there is none.
+	Proxies *proxy.Authority
 	// Platform is that of the programs; what it lacks is as here.
 	Platform ocispec.Platform
 }
@@ -132,6 +135,9 @@ func (c *Container) Run(ctx context.Context, p Process, io sandbox.IO) error {
 	defer close(c.down)
 	spec := c.sandbox(proc)
 	spec.RemoveStubsRecursive = p.RemoveStubsRecursive
+	if c.spec.Proxies != nil {
+		spec.Proxy = c.spec.Proxies.New()
+	}
 	err = c.cfg.Runner.Run(ctx, spec, io, func() { close(c.up) })
 	return c.cfg.explain(err, c.spec.Platform, c.m.users)
 }

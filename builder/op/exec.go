@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-build/kiln/builder/layer"
 	"github.com/kiln-build/kiln/builder/sandbox"
 	"github.com/kiln-build/kiln/builder/sandbox/emulation"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	"github.com/kiln-build/kiln/builder/schedule"
 	"github.com/kiln-build/kiln/builder/session"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -43,17 +44,25 @@ type ExecConfig struct {
 
 // Exec runs a process on mounts.
 type Exec struct {
-	cfg  *ExecConfig
-	step *graph.Step
-	exec *pb.ExecOp
-	// devices are the full names of those that the step gets.
-	devices []string
+	cfg    *ExecConfig
+	step   *graph.Step
+	exec   *pb.ExecOp
+	grants ExecGrants
 }
 
-// NewExec makes the op of a step with an exec body. devices are the full names of
-// those that it gets of what it asks for.
-func NewExec(cfg *ExecConfig, step *graph.Step, devices []string) *Exec {
-	return &Exec{cfg: cfg, step: step, exec: step.Op.GetExec(), devices: devices}
+// ExecGrants are what a step gets of its build.
+type ExecGrants struct {
+	// Devices are the full names of those that it gets of what it asks for.
+	Devices []string
+	// Proxies makes the proxy of a step whose network is one.
+	Proxies *proxy.Authority
+	// Policy tells apart policies by which requests to that proxy are decided.
+	Policy string
+}
+
+// NewExec makes the op of a step with an exec body.
+func NewExec(cfg *ExecConfig, step *graph.Step, grants ExecGrants) *Exec {
+	return &Exec{cfg: cfg, step: step, exec: step.Op.GetExec(), grants: grants}
 }
 
 // Run implements schedule.Op.
@@ -111,8 +120,22 @@ func (e *Exec) process(ctx context.Context, job schedule.Job, m *mounting) error
 	if err != nil {
 		return err
 	}
+	if e.step.Proxied {
+		spec.Proxy = e.grants.Proxies.New()
+		defer report(job.Progress, spec.Proxy)
+	}
 	io := sandbox.IO{Stdout: job.Progress.Writer(event.Stdout), Stderr: job.Progress.Writer(event.Stderr)}
 	return e.outcome(e.cfg.Runner.Run(ctx, spec, io, nil))
+}
+
+// report says what went through a step's proxy.
+func report(to event.Progress, p *proxy.Proxy) {
+	if text := p.Summary(); text != "" {
+		to.Log(event.Stderr, []byte(text))
+	}
+	if all, more := p.Fetches(); len(all) > 0 {
+		to.Fetched(all, more)
+	}
 }
 
 // failure says what the process was given and what it left.
@@ -143,7 +166,7 @@ func (e *Exec) spec(ctx context.Context, job schedule.Job, m *mounting) (sandbox
 		Network:              networks[e.exec.Network],
 		Security:             securities[e.exec.Security],
 		Resources:            e.cfg.Limits.Under(resources(e.step.Meta.Resources)),
-		Devices:              e.devices,
+		Devices:              e.grants.Devices,
 		Users:                m.users,
 		UserNamespace:        e.cfg.Emulation.Namespace(e.step.OCIPlatform(), m.users),
 		Observe:              job.Progress.Used,
@@ -187,16 +210,14 @@ func (e *Exec) outcome(err error) error {
 	if err == nil && !e.valid(0) {
 		err = &sandbox.ExitError{Code: 0}
 	}
-	if err == nil {
-		return nil
+	var exit *sandbox.ExitError
+	exited := errors.As(err, &exit)
+	if err == nil || exited && err == error(exit) && e.valid(int32(exit.Code)) {
+		return nil // nothing else went wrong, either
 	}
 	command := strings.Join(e.exec.Meta.Args, " ")
 	err = e.cfg.explain(err, e.step.OCIPlatform(), e.users())
-	var exit *sandbox.ExitError
-	if errors.As(err, &exit) {
-		if e.valid(int32(exit.Code)) {
-			return nil
-		}
+	if exited {
 		err = &gatewaypb.ExitError{ExitCode: uint32(exit.Code), Err: err}
 	}
 	return fmt.Errorf("process %q did not complete successfully: %w", command, err)

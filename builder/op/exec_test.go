@@ -299,7 +299,7 @@ func TestExecOptions(t *testing.T) {
 			}
 			var out printed
 			job := schedule.Job{Sessions: b.job.Sessions, Progress: event.Progress{Sink: &out}}
-			results, err := NewExec(b.cfg, step, nil).Run(b.ctx, job, []schedule.Result{b.root, input})
+			results, err := NewExec(b.cfg, step, ExecGrants{}).Run(b.ctx, job, []schedule.Result{b.root, input})
 			if got := out.text.String(); err != nil || got != c.want {
 				t.Fatalf("error %v, printed %q, want %q", err, got, c.want)
 			}
@@ -377,7 +377,7 @@ func TestExecKey(t *testing.T) {
 			&pb.Mount{Dest: "/s", Input: -1, Output: -1, MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s"}})
 		step.Op.GetExec().Meta.ExtraHosts = []*pb.HostIP{{Host: "h", IP: "192.0.2.1"}}
 		change(step.Op.GetExec())
-		k, err := NewExec(&ExecConfig{}, step, nil).Key(t.Context(), schedule.Job{})
+		k, err := NewExec(&ExecConfig{}, step, ExecGrants{}).Key(t.Context(), schedule.Job{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ import (
 func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
 	canonical := canonicalExec(e.exec)
 	canonical.CdiDevices = nil // those that are there count, under their own names
-	for _, name := range e.devices {
+	for _, name := range e.grants.Devices {
 		canonical.CdiDevices = append(canonical.CdiDevices, &pb.CDIDevice{Name: name})
 	}
 	dt, err := proto.MarshalOptions{Deterministic: true}.Marshal(canonical)
@@ -30,8 +30,8 @@ func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
 	platform := e.step.OCIPlatform()
 	name := strings.Join(e.exec.Meta.Args, " ")
 	key := schedule.Key{
-		Digest: digest.FromString("exec\x00" + platformKey(platform) + "\x00" + string(dt)),
-		Parts:  execParts(e.exec, platformKey(platform), e.devices),
+		Digest: digest.FromString("exec\x00" + platformKey(platform) + "\x00" + string(dt) + e.proxyKey()),
+		Parts:  e.parts(platformKey(platform)),
 		Record: cache.Description{Kind: cache.Regular, Text: "mount / from exec " + name},
 	}
 	for i := range e.step.Inputs {
@@ -42,6 +42,15 @@ func (e *Exec) Key(context.Context, schedule.Job) (schedule.Key, error) {
 		key.Inputs = append(key.Inputs, in)
 	}
 	return key, nil
+}
+
+// proxyKey is "" for a step without a proxy. What a step has fetched through one is
+// known, and was allowed or replaced by a policy; other results are none to it.
+func (e *Exec) proxyKey() string {
+	if !e.step.Proxied {
+		return ""
+	}
+	return "\x00proxy\x00" + e.grants.Policy
 }
 
 // canonicalExec leaves out what doesn't change the result: addresses of hosts,

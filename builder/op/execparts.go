@@ -10,9 +10,10 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// execParts are what the key of an exec is made of, for explanations: what is
+// parts are what the key of an exec is made of, for explanations: what is
 // not set is left out, and what is long is in parts of its own.
-func execParts(op *pb.ExecOp, platform string, devices []string) []cache.Part {
+func (e *Exec) parts(platform string) []cache.Part {
+	op := e.exec
 	parts := []cache.Part{
 		{Name: "command", Value: strings.Join(op.Meta.Args, " ")},
 		{Name: "directory", Value: op.Meta.Cwd},
@@ -40,7 +41,10 @@ func execParts(op *pb.ExecOp, platform string, devices []string) []cache.Part {
 	if op.Security != pb.SecurityMode_SANDBOX {
 		add("security", strings.ToLower(op.Security.String()))
 	}
-	add("devices", strings.Join(devices, " "))
+	if e.step.Proxied {
+		add("proxy", strings.TrimSpace("yes "+e.grants.Policy))
+	}
+	add("devices", strings.Join(e.grants.Devices, " "))
 	var hosts []string
 	for _, h := range op.Meta.ExtraHosts {
 		hosts = append(hosts, h.GetHost())

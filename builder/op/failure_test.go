@@ -35,7 +35,7 @@ func (b *execBench) exec(ctx context.Context, step *graph.Step, inputs ...*layer
 	for _, l := range inputs {
 		in = append(in, l)
 	}
-	return NewExec(b.cfg, step, nil).Run(ctx, b.job, in)
+	return NewExec(b.cfg, step, ExecGrants{}).Run(ctx, b.job, in)
 }
 
 func TestExecFailure(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/kiln-build/kiln/builder/sandbox"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	"github.com/kiln-build/kiln/builder/sandbox/sandboxtest"
 )
 
@@ -44,6 +45,9 @@ func cancelAnyMoment(t *testing.T, r *sandbox.Local, cfg sandbox.Config) {
 			ID: fmt.Sprintf("cancel-%d-%d", os.Getpid(), i), Root: root,
 			Args:   []string{"/bin/sh", "-c", fmt.Sprintf("sleep %s%d & sleep %s%d", word, i, word, i)},
 			Mounts: []sandbox.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/mnt"}},
+		}
+		if i%2 == 1 {
+			s.Proxy, s.Network = newProxy(t), sandbox.NetworkHost
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*2*time.Millisecond)
 		err := r.Run(ctx, s, sandbox.IO{Stdout: io.Discard}, nil)
@@ -147,6 +151,36 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func newProxy(t *testing.T) *proxy.Proxy {
+	t.Helper()
+	a, err := proxy.NewAuthority(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.New()
+}
+
+// TestReconcileProxy: the networks of runs with a proxy don't outlive their daemon.
+func TestReconcileProxy(t *testing.T) {
+	t.Parallel()
+	r, cfg := newLocal(t, nil)
+	bundle := filepath.Join(cfg.StateDir, "runs", "killed")
+	if err := os.Mkdir(bundle, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	n, err := newProxy(t).Open(proxy.Place{Dir: bundle})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Reconcile(t.Context()); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, cfg)
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestReconcile kills a daemon, with and without the runtime, while a process runs.

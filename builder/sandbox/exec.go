@@ -59,7 +59,7 @@ func (l *Local) ociProcess(r *run, p Process) (*specs.Process, error) {
 		Terminal:     p.Terminal,
 		User:         ociUser(r.owner),
 		Args:         p.Args,
-		Env:          p.Env,
+		Env:          replaceEnv(p.Env, r.network.env),
 		Cwd:          r.Cwd,
 		Capabilities: l.base.capabilities(p.Security),
 		Rlimits:      r.rlimits,

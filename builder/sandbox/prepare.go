@@ -41,10 +41,9 @@ func (l *Local) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error)
 	if r.hostOwner, err = r.owner.onHost(s.Users); err != nil {
 		return nil, err
 	}
-	if r.network, err = newNetwork(ctx, s, l.cfg.Network); err != nil {
+	if err := l.connect(ctx, t, r, undo); err != nil {
 		return nil, err
 	}
-	undo.add(r.network.close)
 	if err := l.writeEtc(r); err != nil {
 		return nil, err
 	}
@@ -68,6 +67,33 @@ func (l *Local) prepare(ctx context.Context, s Spec, undo *undoer) (*run, error)
 	}
 	undo.add(func() error { return r.engine.remove(ctx, s.ID, r.spec.Linux.CgroupsPath) })
 	return r, nil
+}
+
+// connect gives r its network. With a proxy, r's mounts may get more, and the tree a
+// certificate until the end.
+func (l *Local) connect(ctx context.Context, t *tree, r *run, undo *undoer) (err error) {
+	if !r.proxied() {
+		r.network, err = newNetwork(ctx, r.Spec, l.cfg.Network)
+	} else {
+		r.network, err = l.proxiedNetwork(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	undo.add(r.network.close)
+	r.Env = replaceEnv(r.Env, r.network.env)
+	if !r.proxied() {
+		return nil
+	}
+	if r.ReadonlyRoot {
+		return t.showTrust(r)
+	}
+	distrust, err := t.trust(r.Proxy.Certificate())
+	if err != nil {
+		return err
+	}
+	undo.add(distrust)
+	return nil
 }
 
 func (l *Local) writeEtc(r *run) error {

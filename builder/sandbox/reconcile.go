@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,9 @@ func (l *Local) Reconcile(ctx context.Context) error {
 		err := l.removeStranger(ctx, id, notedCgroup(bundle, id))
 		if err == nil {
 			unix.Unmount(sysfsIn(bundle), unix.MNT_DETACH) //nolint:errcheck // mostly nothing is there
+			err = proxy.Remove(bundle)
+		}
+		if err == nil {
 			err = os.RemoveAll(bundle)
 		}
 		errs = append(errs, err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiln-build/kiln/builder/event/usage"
 	"github.com/kiln-build/kiln/builder/idmap"
+	"github.com/kiln-build/kiln/builder/sandbox/proxy"
 )
 
 // DefaultHostname is the host name of a process whose Spec has none.
@@ -44,8 +45,12 @@ type Spec struct {
 	// CgroupParent replaces Config.CgroupParent.
 	CgroupParent string
 	Network      Network
-	Security     Security
-	Resources    Resources
+	// Proxy, if not nil, stands between the processes and Network: it is all that they
+	// reach, they are told where it is, and to trust it. With NetworkNone it does
+	// nothing.
+	Proxy     *proxy.Proxy `json:"-"`
+	Security  Security
+	Resources Resources
 	// Users, if not nil, are those of the processes on the host: they run in a user
 	// namespace. Root and the directories of Mounts show them the owners of files
 	// accordingly; other sources (secrets, sockets) belong to a user of the host's.

@@ -99,6 +99,10 @@ func as(e event.Event, vertex digest.Digest) event.Event {
 		c := *e
 		c.Vertex = vertex
 		return &c
+	case *event.Fetches:
+		c := *e
+		c.Vertex = vertex
+		return &c
 	}
 	return e
 }

@@ -42,6 +42,7 @@ func (f *bkFile) config(env Environment) (Config, error) {
 	c.Network = Network{
 		Mode: w.NetworkMode, CNIConfig: w.CNIConfigPath, CNIBinDir: w.CNIBinaryPath,
 		PoolSize: w.CNIPoolSize, BridgeName: w.BridgeName, BridgeSubnet: w.BridgeSubnet,
+		Proxy: f.ProxyNetwork,
 	}
 	if c.Network.Mode == "auto" {
 		c.Network.Mode = "cni-or-host"
@@ -134,7 +135,6 @@ func (f *bkFile) refused() error {
 		set  bool
 		what string
 	}{
-		{f.ProxyNetwork, "proxyNetwork: there is no capturing proxy yet; leave it out"},
 		{f.Worker.OCI.ProxySnapshotterPath != "", "worker.oci.proxySnapshotterPath: an external snapshotter is used through containerd; add it to containerd's configuration as a proxy plugin and use the containerd worker"},
 	} {
 		if c.set {

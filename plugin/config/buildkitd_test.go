@@ -104,6 +104,7 @@ func TestBuildkitdFile(t *testing.T) {
 	t.Parallel()
 	inv := mustParse(t, `
 debug = true
+proxyNetwork = true
 future = 1
 [log]
   level = "warning"
@@ -136,11 +137,14 @@ future = 1
     keepDuration = 60
 `, environment(), "buildkitd")
 	c := inv.Config
-	if len(inv.Warnings) != 1 || !strings.Contains(inv.Warnings[0], "future (line 3)") {
+	if len(inv.Warnings) != 1 || !strings.Contains(inv.Warnings[0], "future (line 4)") {
 		t.Errorf("warnings %q", inv.Warnings)
 	}
 	if c.Log.Level != "warn" || c.User != "1001" || c.Group != "1000" || c.Addresses[0] != "tcp://127.0.0.1:1234" || c.TLS != (TLS{"c", "k", "a"}) {
 		t.Errorf("log %+v, group %s, addresses %v, tls %+v", c.Log, c.Group, c.Addresses, c.TLS)
+	}
+	if !c.Network.Proxy {
+		t.Error("no proxy network")
 	}
 	if c.History != (History{MaxAge: Duration{48 * time.Hour}, MaxEntries: 5}) {
 		t.Errorf("history %+v", c.History)
@@ -170,7 +174,6 @@ func TestBuildkitdMissingFileIsEmpty(t *testing.T) {
 func TestBuildkitdRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ toml, want string }{
-		{"proxyNetwork = true", "proxyNetwork"},
 		{"worker.oci.noProcessSandbox = true", "hostPID"},
 		{"worker.oci.proxySnapshotterPath = \"/x\"", "proxy plugin"},
 		{"worker.oci.networkMode = \"token-ring\"", "network.mode"},

@@ -222,6 +222,9 @@ type Network struct {
 	// BridgeName and BridgeSubnet are chosen where they are empty.
 	BridgeName   string `toml:"bridgeName"`
 	BridgeSubnet string `toml:"bridgeSubnet"`
+	// Proxy: processes reach this network, and the host's if they ask for that,
+	// through a proxy that records what they fetch.
+	Proxy bool `toml:"proxy"`
 }
 
 // DNS replaces what the host's resolv.conf says, where it is not empty.

@@ -58,6 +58,7 @@ var kilnd = withVariables("KILN_", []setting[Config]{
 	{flag: "cni-bin-dir", usage: "`DIR` of CNI plugins", set: text(func(c *Config) *string { return &c.Network.CNIBinDir })},
 	{flag: "bridge-name", usage: "`NAME` of the bridge of network mode bridge; one is chosen if none is given", set: text(func(c *Config) *string { return &c.Network.BridgeName })},
 	{flag: "bridge-subnet", usage: "`ADDRESS/BITS` of that bridge's networks; they are chosen if none are given", set: text(func(c *Config) *string { return &c.Network.BridgeSubnet })},
+	{flag: "proxy-network", usage: "let the processes of builds fetch only through a proxy, which records that", set: boolean(func(c *Config) *bool { return &c.Network.Proxy })},
 	{flag: "dns", usage: "`ADDRESS` of a name server for builds (repeatable)", set: texts(func(c *Config) *[]string { return &c.DNS.Nameservers })},
 	{flag: "certs-dir", usage: "`DIR` with hosts.toml or certificates of registries (repeatable)", set: texts(func(c *Config) *[]string { return &c.CertsDirs })},
 

@@ -30,9 +30,6 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 	if err := checkCompatibility(req.CompatibilityVersion); err != nil {
 		return nil, err
 	}
-	if err := refuse(req); err != nil {
-		return nil, err
-	}
 	if err := checkCacheExports(req.Cache.Exports); err != nil {
 		return nil, err
 	}
@@ -51,6 +48,7 @@ func (s *Server) translate(req *controlapi.SolveRequest) (*order, error) {
 
 		SourcePolicy:        req.SourcePolicy,
 		SourcePolicySession: req.SourcePolicySession,
+		ProxyNetwork:        req.ProxyNetwork,
 	}}
 	if req.EnableSessionExporter {
 		all := target(req, len(req.Exporters), &controlapi.Exporter{})
@@ -103,22 +101,6 @@ func checkCompatibility(v int64) error {
 		return fmt.Errorf("unsupported compatibility-version %d: upgrade buildkit (max supported: %d)", v, slices.Max(compatibilityVersions))
 	}
 	return fmt.Errorf("unsupported compatibility-version %d (supported: %d)", v, compatibilityVersions[1:])
-}
-
-// refuse fails for what this builder doesn't offer and must not leave out silently:
-// a build would use sources, or a network, that it should not.
-func refuse(req *controlapi.SolveRequest) error {
-	for _, c := range []struct {
-		asked bool
-		what  string
-	}{
-		{req.ProxyNetwork, "the capturing proxy network is"},
-	} {
-		if c.asked {
-			return fmt.Errorf("%s not supported by this builder: %w", c.what, errdefs.ErrNotImplemented)
-		}
-	}
-	return nil
 }
 
 // checkEntitlements checks that all that is asked for is allowed.

@@ -135,7 +135,6 @@ func TestSolveRefuses(t *testing.T) {
 		{&controlapi.SolveRequest{Cache: export("inline")}, "failed to configure inline cache exporter"},
 		{&controlapi.SolveRequest{Cache: export("tape")}, `unknown cache exporter: "tape"`},
 		{&controlapi.SolveRequest{Cache: &controlapi.CacheOptions{ExportRefDeprecated: "r"}}, "failed to configure registry cache exporter"},
-		{&controlapi.SolveRequest{ProxyNetwork: true}, "proxy network is not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"attest:sbom": ""}}, "SBOM attestations are not supported"},
 		{&controlapi.SolveRequest{FrontendAttrs: map[string]string{"build-arg:BUILDKIT_ATTEST_X": ""}}, `unknown attestation type "x"`},
 	} {

@@ -13,7 +13,7 @@ import (
 // applets are the commands of busybox that a root has.
 var applets = []string{
 	"sh", "true", "false", "cat", "echo", "sleep", "id", "ls", "pwd", "touch", "mkdir", "mv", "ln", "rm", "env",
-	"hostname", "stat", "kill", "stty", "ip", "mount", "umount", "mknod", "dd", "chmod", "head", "ps", "tail", "grep", "seq", "wc",
+	"hostname", "stat", "kill", "stty", "ip", "mount", "umount", "mknod", "dd", "chmod", "head", "ps", "tail", "grep", "seq", "wc", "wget",
 }
 
 // NewRoot returns a directory with a static busybox in /bin, an empty /etc and

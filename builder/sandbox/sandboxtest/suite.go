@@ -23,7 +23,7 @@ func Run(t *testing.T, r sandbox.Runner) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the sandbox tests start containers: run them as root")
 	}
-	for _, group := range []map[string]test{basics, files, identity, isolation, interactive, hostile} {
+	for _, group := range []map[string]test{basics, files, identity, isolation, proxied, interactive, hostile} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -72,6 +72,10 @@ func mustOutput(t *testing.T, r sandbox.Runner, s sandbox.Spec) string {
 		t.Fatalf("run: %v\n%s", err, out)
 	}
 	return strings.TrimSuffix(out, "\n")
+}
+
+func contextWithTimeout(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), timeout)
 }
 
 func exists(file string) bool {
