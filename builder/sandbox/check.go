@@ -111,7 +111,7 @@ func checkCgroupParent(parent string) error {
 	}
 	sc, ok := parseScope(parent)
 	if !ok || sc.name != "" {
-		return fmt.Errorf("invalid cgroup parent %q: systemd's are of the form SLICE:PREFIX:", parent)
+		return fmt.Errorf("invalid cgroup parent %q: it is not of the form SLICE:PREFIX: that systemd's have", parent)
 	}
 	if _, err := sc.dir(); err != nil {
 		return fmt.Errorf("invalid cgroup parent %q: %w", parent, err)

@@ -77,7 +77,7 @@ func (m machine) start(ctx context.Context, accel []string, within time.Duration
 	code := string(text[bytes.LastIndexByte(bytes.TrimSpace(text), '\n')+1:])
 	switch code = strings.TrimSpace(code); {
 	case len(text) == 0 && (ctx.Err() == nil || errors.Is(context.Cause(ctx), errNotUp)):
-		return fmt.Errorf("%w with %s: %v: %s", errNotUp, accel[1], err, strings.TrimSpace(said.String()))
+		return errors.Join(fmt.Errorf("%w with %s: %s", errNotUp, accel[1], strings.TrimSpace(said.String())), err)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case code == "exit 0":
@@ -86,7 +86,7 @@ func (m machine) start(ctx context.Context, accel []string, within time.Duration
 	case strings.HasPrefix(code, "exit"):
 		return fmt.Errorf("tests failed: %s", code)
 	}
-	return fmt.Errorf("the guest has ended without a verdict, see %s: %v: %s", m.log, err, said.String())
+	return errors.Join(fmt.Errorf("the guest has ended without a verdict, see %s: %s", m.log, said.String()), err)
 }
 
 // watch ends the machine when it doesn't start, or when it is to lose its power.

@@ -138,8 +138,11 @@ func copyInto(tree, file string) error {
 		file = "/usr" + file
 	}
 	info, err := os.Lstat(file)
-	if err != nil || info.IsDir() {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	to := filepath.Join(tree, file)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {

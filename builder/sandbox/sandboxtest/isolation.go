@@ -332,7 +332,7 @@ func testCgroupParents(t *testing.T, r sandbox.Runner) {
 				files, err := filepath.Glob(dir + "/*/cgroup.procs")
 				for _, file := range append(files, dir+"/cgroup.procs") {
 					text, e := os.ReadFile(file)
-					procs.Write(text)
+					fmt.Fprint(&procs, string(text))
 					err = errors.Join(err, e)
 				}
 				fmt.Fprint(&procs, err)
