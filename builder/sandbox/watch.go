@@ -132,8 +132,9 @@ func (w *watcher) send(sig syscall.Signal) {
 		return // it was reaped, and its id may be another's
 	}
 	if sig == unix.SIGKILL && w.reach == processGroup {
-		// It has a group of its own, by runc, or is in that of the runtime, by crun.
-		if group, err := unix.Getpgid(w.target.Pid); err == nil && (group == w.target.Pid || group == w.process.Process.Pid) {
+		// It has a group of its own, by runc, or is in that of a process of the runtime's,
+		// by crun; not in the daemon's, which the runtime has left.
+		if group, err := unix.Getpgid(w.target.Pid); err == nil && group > 1 && group != unix.Getpgrp() {
 			unix.Kill(-group, sig) //nolint:errcheck // see above
 		}
 	}
