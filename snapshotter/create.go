@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -46,12 +47,26 @@ func (sp *space) create(ctx context.Context, e *entry) ([]mount.Mount, error) {
 		if err != nil {
 			return nil, err
 		}
+		if e.overlaid() {
+			err = os.Mkdir(sp.work(e.node), 0o711)
+		}
+		if err != nil {
+			sp.unpin(e.node)
+			return nil, fmt.Errorf("make a snapshot's directory: %w", err)
+		}
 	}
 	if err := sp.insert(e, below); err != nil {
 		sp.unpin(e.node)
 		return nil, err
 	}
 	return sp.mountsOf(e), nil
+}
+
+// overlaid says whether an active snapshot is mounted as an overlay: one on nothing
+// is where it is going to be put on something at Commit, so that its whiteouts have
+// to be overlayfs's.
+func (e *entry) overlaid() bool {
+	return e.node.parent != nil || e.labels[labelChainParent] != ""
 }
 
 // pinParent returns the directory that e is to stand on, and keeps it; nil for

@@ -48,9 +48,7 @@ func (d *disk) mountsOf(e *entry) []mount.Mount {
 		return bind(d.fs(chain[0]), "ro")
 	case len(chain) > 1:
 		return d.overlay(chain[1:], "workdir="+d.work(chain[0]), "upperdir="+d.fs(chain[0]))
-	case e.labels[labelChainParent] != "":
-		// It is going to be put on something at Commit, so that its whiteouts have
-		// to be overlayfs's.
+	case e.overlaid():
 		return d.overlay(nil, "workdir="+d.work(chain[0]), "upperdir="+d.fs(chain[0]))
 	}
 	return bind(d.fs(chain[0]), "rw")

@@ -76,13 +76,10 @@ func (d *disk) makeDir(ctx context.Context, parent *node) (*node, error) {
 	return n, nil
 }
 
-// fillDir makes the directories of n. The root of the tree belongs to whom it
-// belongs to below.
+// fillDir makes the directory of n's tree. Its root belongs to whom it belongs to
+// below.
 func (d *disk) fillDir(ctx context.Context, n *node) error {
 	if err := os.Mkdir(d.dir(n), 0o700); err != nil {
-		return err
-	}
-	if err := os.Mkdir(d.work(n), 0o711); err != nil {
 		return err
 	}
 	if err := os.Mkdir(d.fs(n), 0o755); err != nil {
