@@ -113,22 +113,21 @@ func (n *native) remap(cmd *exec.Cmd, users *idmap.Map) {
 // which ends when the channel is closed or p: the process dies with it.
 func (p *parent) startIn(network string, cmd *exec.Cmd, ended <-chan struct{}) error {
 	err := make(chan error)
-	start := func() error {
+	start := func() {
 		err <- cmd.Start()
 		select {
 		case <-ended:
 		case <-p.done:
 		}
-		return nil
 	}
 	go func() {
 		if network == "" {
 			runtime.LockOSThread() // and never unlock it: the thread ends with the goroutine
-			start()                //nolint:errcheck // it has none
+			start()
 			return
 		}
-		if e := netns.Do(network, start); e != nil {
-			err <- e // it wasn't called
+		if e := netns.Do(network, func() error { start(); return nil }); e != nil {
+			err <- e // nothing was started
 		}
 	}()
 	return <-err

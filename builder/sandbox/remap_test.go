@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/kiln-build/kiln/builder/idmap"
@@ -13,9 +14,6 @@ import (
 	"github.com/kiln-build/kiln/builder/sandbox/sandboxtest"
 	"golang.org/x/sys/unix"
 )
-
-// hostBase is who the root of remapped processes is.
-const hostBase = 200000
 
 func users(tb testing.TB) *idmap.Map {
 	tb.Helper()
@@ -49,8 +47,9 @@ func (r remapped) Run(ctx context.Context, s sandbox.Spec, io sandbox.IO, starte
 	}
 	shift := func(source, name string) (string, error) {
 		at := filepath.Join(dir, name)
-		if fi, err := os.Stat(source); err != nil || !fi.IsDir() {
-			return source, nil
+		fi, err := os.Stat(source)
+		if err != nil || !fi.IsDir() {
+			return source, err
 		}
 		if err := os.Mkdir(at, 0o755); err != nil {
 			return "", err
@@ -65,7 +64,7 @@ func (r remapped) Run(ctx context.Context, s sandbox.Spec, io sandbox.IO, starte
 			}
 		}
 	}()
-	s.Users, s.Shared = r.users, started != nil // those who join wait for that
+	s.Users = r.users
 	if s.Root, err = shift(s.Root, "root"); err != nil {
 		return err
 	}
@@ -90,4 +89,26 @@ func TestRemappedNative(t *testing.T) {
 	program := sandboxtest.InitBinary(t)
 	r, _ := newLocal(t, func(c *sandbox.Config) { c.Init = program })
 	sandboxtest.Run(t, remapped{r, t, users(t)})
+}
+
+// TestRemappedNotShared: kiln-init can't add a process to a user namespace. One outside
+// of it would have the rights of the host's root.
+func TestRemappedNotShared(t *testing.T) {
+	local, _ := newLocal(t, native(t))
+	r := remapped{local, t, users(t)}
+	s := sandbox.Spec{ID: "not-shared", Root: sandboxtest.NewRoot(t), Args: []string{"/bin/sh", "-c", "sleep 1000"}}
+	ctx, cancel := context.WithCancel(t.Context())
+	started, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- r.Run(ctx, s, sandbox.IO{}, func() { close(started) }) }()
+	select {
+	case <-started:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	err := r.Exec(t.Context(), s.ID, sandbox.Process{Args: []string{"/bin/true"}}, sandbox.IO{}, nil)
+	if err == nil || !strings.Contains(err.Error(), "wasn't to be shared") {
+		t.Errorf("error %v", err)
+	}
+	cancel()
+	<-ended
 }

@@ -62,6 +62,7 @@ func testSignal(t *testing.T, r sandbox.Runner) {
 // background starts s and returns when its process runs, with a function that ends it
 // and returns Run's error.
 func background(t *testing.T, r sandbox.Runner, s sandbox.Spec) (end func() error) {
+	s.Shared = true
 	t.Helper()
 	ctx, cancel := context.WithCancel(deadline(t))
 	started, ended := make(chan struct{}), make(chan error, 1)
@@ -134,6 +135,7 @@ func testExecUnknown(t *testing.T, r sandbox.Runner) {
 func testExecWaits(t *testing.T, r sandbox.Runner) {
 	for range 5 {
 		s := newSpec(t, "sleep 1000")
+		s.Shared = true
 		ctx, cancel := context.WithCancel(deadline(t))
 		ended := make(chan error, 1)
 		go func() { ended <- r.Run(ctx, s, sandbox.IO{}, nil) }()
