@@ -3,7 +3,9 @@ package local
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,7 +41,23 @@ func openShelf(ctx context.Context, cfg Config) (*shelf, error) {
 	if err := s.load(); err != nil {
 		return nil, err
 	}
-	return s, s.dropStrays(cfg.Store.Context(ctx))
+	ctx = cfg.Store.Context(ctx)
+	return s, errors.Join(s.dropLost(ctx), s.dropStrays(ctx))
+}
+
+// dropLost takes transfers off the shelf whose layers are gone: with a machine
+// that went down, or another snapshotter.
+func (s *shelf) dropLost(ctx context.Context) error {
+	for full, st := range maps.Clone(s.states) {
+		_, err := s.cfg.Layers.Open(ctx, st.Layer)
+		if errdefs.IsNotFound(err) {
+			err = s.Remove(ctx, full)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropStrays deletes leases of transfers that are not on the shelf.

@@ -427,6 +427,24 @@ func TestLayerThatIsGone(t *testing.T) {
 	}
 }
 
+func TestLayerThatWasLostMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	dir := t.TempDir()
+	put(t, dir+"/a", "1")
+	g := f.must(f.client(dir))
+	f.restart()
+	if n := f.leasesLeft(); n != 1 {
+		t.Errorf("there are %d leases of one layer", n)
+	}
+	ok(t, f.store.Snapshots.Remove(f.store.Context(t.Context()), g.layer.Name))
+	f.restart()
+	if n := f.leasesLeft(); n != 0 {
+		t.Errorf("%d leases are left of a layer that is gone", n)
+	}
+	f.check(f.must(f.client(dir)), list(t, dir))
+}
+
 func TestSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
