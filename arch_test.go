@@ -185,6 +185,8 @@ func TestLaw(t *testing.T) {
 		{"builder", module + "/plugin/config", false},
 		{"builder", "github.com/moby/buildkit/solver", false},
 		{"builder", "github.com/moby/buildkit/client", false},
+		{"builder/policy", "github.com/moby/buildkit/sourcepolicy", false},
+		{"builder/policy", "github.com/moby/buildkit/sourcepolicy/pb", true},
 		{"builder", "github.com/moby/buildkit/client/llb", true},
 		{"builder", "github.com/moby/buildkit/api/types", true},
 		{"snapshotter", module + "/builder/boltcheck", false},
