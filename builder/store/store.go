@@ -25,7 +25,6 @@ type Store struct {
 	Leases    leases.Manager
 	Images    images.Store
 	Applier   diff.Applier
-	Comparer  diff.Comparer
 
 	// Namespace and Snapshotter are names, as containerd's clients use them.
 	Namespace   string

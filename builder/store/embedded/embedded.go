@@ -21,7 +21,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -129,7 +128,6 @@ func open(ctx context.Context, cfg Config) (_ *store.Store, err error) {
 		Leases:      leaseManager{metadata.NewLeaseManager(db), gc},
 		Images:      imageStore{metadata.NewImageStore(db), gc},
 		Applier:     applier{cs},
-		Comparer:    walking.NewWalkingDiff(cs),
 		Namespace:   cfg.Namespace,
 		Snapshotter: name,
 		Root:        cfg.Root,

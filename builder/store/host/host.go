@@ -91,14 +91,12 @@ func open(ctx context.Context, cfg Config, c *client.Client) (*store.Store, erro
 	if err := checkSnapshotter(ctx, c, cfg); err != nil {
 		return nil, err
 	}
-	d := c.DiffService()
 	st := &store.Store{
 		Content:     c.ContentStore(),
 		Snapshots:   c.SnapshotService(cfg.Snapshotter),
 		Leases:      c.LeasesService(),
 		Images:      c.ImageService(),
-		Applier:     d,
-		Comparer:    d,
+		Applier:     c.DiffService(),
 		Namespace:   cfg.Namespace,
 		Snapshotter: cfg.Snapshotter,
 		Host:        info,

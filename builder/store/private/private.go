@@ -86,7 +86,6 @@ func Wrap(ctx context.Context, under *store.Store, sn *snapshotter.Snapshotter, 
 	w.Snapshots = snapshotsOf{under.Snapshots, s}
 	w.Leases = manager{under.Leases, s}
 	w.Images = imageStore{under.Images, s}
-	w.Comparer = comparer{under.Comparer, s}
 	w.Offer = s.offer
 	w.Collect = s.collect
 	w.Close = sync.OnceValue(func() error { return errors.Join(s.close(), under.Close()) })

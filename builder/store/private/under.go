@@ -4,11 +4,8 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/core/mount"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // handOverFor makes the lease that ctx carries one of containerd's, before
@@ -32,20 +29,6 @@ func (i ingester) Writer(ctx context.Context, opts ...content.WriterOpt) (conten
 		return nil, err
 	}
 	return i.Store.Writer(ctx, opts...)
-}
-
-// comparer is containerd's, which writes blobs.
-type comparer struct {
-	diff.Comparer
-	s *space
-}
-
-// Compare implements [diff.Comparer].
-func (c comparer) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (ocispec.Descriptor, error) {
-	if err := c.s.handOverFor(ctx); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	return c.Comparer.Compare(ctx, lower, upper, opts...)
 }
 
 // imageStore is containerd's: an image goes on a lease.

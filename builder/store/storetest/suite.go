@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -196,7 +197,7 @@ func unpackAndCompare(t *testing.T, ctx context.Context, st *store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blob, err := st.Comparer.Compare(ctx, below, mounts)
+	blob, err := walking.NewWalkingDiff(st.Content).Compare(ctx, below, mounts)
 	if err != nil {
 		t.Fatal(err)
 	}
