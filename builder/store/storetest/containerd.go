@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -71,14 +72,17 @@ func run(t testing.TB, program string, version int, more string) (address string
 	cmd := exec.Command(binary(t, program), "--config", config)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
+	started, ended := make(chan error), make(chan struct{})
 	go func() {
+		runtime.LockOSThread() // containerd ends with the thread that starts it
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
 		_ = cmd.Wait() // its output tells more
 		close(ended)
 	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
