@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,14 +41,17 @@ func containerd(tb testing.TB) (address string) {
 	cmd.Env = append(os.Environ(), "PATH="+tools+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	ended := make(chan struct{})
+	started, ended := make(chan error), make(chan struct{})
 	go func() {
+		runtime.LockOSThread() // containerd ends with the thread that starts it
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
 		_ = cmd.Wait() // its output tells more
 		close(ended)
 	}()
+	if err := <-started; err != nil {
+		tb.Fatal(err)
+	}
 	tb.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
